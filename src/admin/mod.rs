@@ -1,0 +1,1 @@
+//! State for people and machines: metrics, readiness, routes.

@@ -1,0 +1,1 @@
+//! Which endpoint a request goes to: pure pickers over an immutable set.

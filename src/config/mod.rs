@@ -1,0 +1,179 @@
+//! The configuration: plain data that every source produces and the gateway compiles.
+//!
+//! A [`Config`] says which requests go where ([`Route`]), what stands there ([`Upstream`]) and which certificates are
+//! shown ([`Certificate`]). Kubernetes manifests and a YAML file of our own both become one, and so does code that
+//! builds one by hand. Nothing here does I/O; values that can be wrong by themselves (a host, a regular expression, a
+//! duration) are checked when they are made, so that a source can say at which line they stand.
+//!
+//! # Example
+//! ```
+//! use portcullis::config::{BackendRef, Config, Endpoints, Match, Route, Rule, Upstream};
+//!
+//! let config = Config {
+//!     routes: vec![Route {
+//!         hosts: vec!["shop.example.com".parse()?],
+//!         rules: vec![Rule {
+//!             matches: vec![Match::prefix("/cart")],
+//!             backends: vec![BackendRef::new("cart")],
+//!             ..Rule::default()
+//!         }],
+//!         ..Route::named("shop")
+//!     }],
+//!     upstreams: vec![Upstream::new("cart", Endpoints::fixed(["127.0.0.1:9001".parse()?]))],
+//!     ..Config::default()
+//! };
+//! assert_eq!(config.routes[0].hosts[0].to_string(), "shop.example.com");
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+mod duration;
+mod matching;
+mod upstream;
+
+#[cfg(feature = "regex")]
+pub use self::matching::{InvalidPattern, Pattern};
+pub use self::{
+    duration::{InvalidDuration, parse_duration},
+    matching::{CookieMatch, HeaderMatch, Host, InvalidHost, Match, PathMatch, QueryMatch, ValueMatch},
+    upstream::{
+        Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, Upstream, UpstreamTls,
+    },
+};
+
+use std::{fmt, time::Duration};
+
+#[cfg(feature = "yaml")]
+use serde::Deserialize;
+
+/// Everything a gateway serves, as plain data.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct Config {
+    /// Which requests go where. Their order matters only where all else is equal.
+    pub routes: Vec<Route>,
+    /// What the routes' backends name.
+    pub upstreams: Vec<Upstream>,
+    /// Server certificates, chosen by the name the client asks for.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub certificates: Vec<Certificate>,
+    /// What becomes of two matches that ask exactly the same.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub conflicts: Conflicts,
+}
+
+/// What becomes of two matches, in different routes or rules, that ask exactly the same for the same host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Conflicts {
+    /// The configuration is refused, naming both: one author wrote both, and one of them can never be reached.
+    #[default]
+    Refuse,
+    /// The oldest route wins, then the first by name, then the first rule (Gateway API: many authors share a table).
+    Oldest,
+}
+
+/// Rules for requests to some hosts.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct Route {
+    /// The name it has in logs and explanations, such as `default/shop`. Unique.
+    pub name: String,
+    /// The hosts it is for; none means any host.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub hosts: Vec<Host>,
+    /// What is done with requests to them.
+    pub rules: Vec<Rule>,
+    /// When it was made, in seconds since 1970: of two equal matches the older route's wins, and an age that is not
+    /// known counts as younger than any.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub created: Option<i64>,
+}
+
+/// One rule: requests that any of `matches` fits go to `backends`.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct Rule {
+    /// A name of its own within the route.
+    pub name: Option<String>,
+    /// Any of these must fit; none at all means every request.
+    pub matches: Vec<Match>,
+    /// Where requests go, shared out by weight.
+    pub backends: Vec<BackendRef>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// A rule's reference to what answers its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct BackendRef {
+    /// The name of an [`Upstream`], or of a service in this process.
+    pub name: String,
+    /// Its share of the rule's requests, relative to the other backends'. Default 1; 0 means none.
+    #[cfg_attr(feature = "yaml", serde(default = "one"))]
+    pub weight: u32,
+    /// Why it cannot be used, where a source found that out: its share of requests is answered 500.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub invalid: Option<String>,
+}
+
+/// How long a rule's requests may take. `None` takes the upstream's settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct Timeouts {
+    /// From the request's head until the response's head, all attempts together. Zero means no limit. Expiry is
+    /// answered 504. Default none (GEP-1742).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
+    pub request: Option<Duration>,
+    /// The same for each attempt. Zero means no limit. Default: the upstream's
+    /// [`response_timeout`](Upstream::response_timeout).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
+    pub backend_request: Option<Duration>,
+}
+
+/// A server certificate with its key, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Where it comes from, for messages: a file, `Secret default/shop-tls`.
+    pub origin: String,
+    /// The hosts it is shown for; none means the names in the certificate itself.
+    pub hosts: Vec<Host>,
+    /// The certificate chain in PEM, end entity first.
+    pub chain: Vec<u8>,
+    /// The private key in PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key: Vec<u8>,
+}
+
+impl Route {
+    /// A route of this name for any host, without rules yet.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+impl BackendRef {
+    /// The backend of this name, with weight 1.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), weight: 1, invalid: None }
+    }
+
+    /// A backend that cannot be used, and why: its share of requests is answered 500.
+    #[must_use]
+    pub fn invalid(name: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { invalid: Some(why.into()), ..Self::new(name) }
+    }
+}
+
+impl fmt::Debug for Certificate {
+    /// Leaves the key out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("origin", &self.origin).field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "yaml")]
+fn one() -> u32 {
+    1
+}

@@ -1,0 +1,256 @@
+//! What requests are forwarded to.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+#[cfg(feature = "yaml")]
+use serde::Deserialize;
+
+#[cfg(feature = "yaml")]
+use super::duration::{deserialize as duration, deserialize_option as duration_option};
+
+/// A group of endpoints that all give the same answers.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct Upstream {
+    /// The name that backends refer to. Unique.
+    pub name: String,
+    /// Where it is.
+    pub endpoints: Endpoints,
+    /// What it speaks. Default HTTP/1.1, or what ALPN agrees on where there is TLS.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub protocol: Protocol,
+    /// TLS towards it. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub tls: Option<UpstreamTls>,
+    /// How an endpoint is chosen for a request. Default [`Balancer::PeakEwma`].
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub balancer: Balancer,
+    /// How long a new endpoint is given to warm up; its weight grows from a tenth to all of it. Default none (Envoy's
+    /// `slow_start_config`).
+    #[cfg_attr(feature = "yaml", serde(default, deserialize_with = "duration_option"))]
+    pub slow_start: Option<Duration>,
+    /// Below this share of usable endpoints, in percent, all are used: most of them being out is more likely a false
+    /// alarm, and the few left would not bear the load. Default 50 (Envoy's `healthy_panic_threshold`); 0 turns it off.
+    #[cfg_attr(feature = "yaml", serde(default = "fifty"))]
+    pub panic_threshold: u8,
+    /// Limits on connections to each endpoint.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub pool: PoolLimits,
+    /// For a connection to be made, TLS included. Default 5 s (Envoy's `connect_timeout`).
+    #[cfg_attr(feature = "yaml", serde(default = "five_seconds", deserialize_with = "duration"))]
+    pub connect_timeout: Duration,
+    /// From the request's end until the response's head, each attempt. Zero means no limit. Default 60 s (nginx's
+    /// `proxy_read_timeout`).
+    #[cfg_attr(feature = "yaml", serde(default = "one_minute", deserialize_with = "duration"))]
+    pub response_timeout: Duration,
+    /// How long a response's body or an upgraded connection may stand still. Zero means no limit. Default 5 min
+    /// (Envoy's `stream_idle_timeout`).
+    #[cfg_attr(feature = "yaml", serde(default = "five_minutes", deserialize_with = "duration"))]
+    pub stream_idle_timeout: Duration,
+    /// How many endpoints a request is offered to at the most, where that is safe. Default 3 (ingress-nginx's
+    /// `proxy-next-upstream-tries`).
+    #[cfg_attr(feature = "yaml", serde(default = "three"))]
+    pub max_attempts: u32,
+}
+
+/// Where an upstream's endpoints are.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Endpoints {
+    /// At these addresses.
+    Static(Vec<Endpoint>),
+    /// At every address that `host` resolves to, looked up again every `refresh`; an answer that fails or is empty
+    /// leaves the last good one in place.
+    Dns {
+        /// The name to look up.
+        host: String,
+        /// The port at each address.
+        port: u16,
+        /// How often. Default 5 s (Envoy's `dns_refresh_rate`).
+        #[cfg_attr(feature = "yaml", serde(default = "five_seconds", deserialize_with = "duration"))]
+        refresh: Duration,
+    },
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of requests relative to the others'. Default 1; 0 takes it out.
+    #[cfg_attr(feature = "yaml", serde(default = "super::one"))]
+    pub weight: u32,
+}
+
+/// What an upstream speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Protocol {
+    /// What ALPN agrees on where there is TLS, else HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without TLS by prior knowledge.
+    Http2,
+}
+
+/// How an endpoint is chosen for a request.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Balancer {
+    /// The less loaded of two drawn by chance, by latency (peak-sensitive moving average) times requests in flight.
+    #[default]
+    PeakEwma,
+    /// The one of two drawn by chance that has fewer requests in flight for its weight.
+    LeastRequest,
+    /// One after the other, in the proportion of their weights.
+    RoundRobin,
+    /// By chance, in the proportion of their weights.
+    Random,
+    /// The next on a hash ring.
+    RingHash(HashKey),
+    /// By Maglev's table, with bounded load.
+    Maglev(HashKey),
+}
+
+/// What a hashing balancer hashes. A request without it goes anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum HashKey {
+    /// The client's IP address.
+    ClientIp,
+    /// The value of this header field.
+    Header(String),
+    /// The value of this cookie.
+    Cookie(String),
+    /// The value of this query parameter.
+    Query(String),
+    /// The path.
+    Path,
+}
+
+/// Limits on the connections to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct PoolLimits {
+    /// How many connections at most. Default 1024 (Envoy's circuit breaker `max_connections`).
+    pub max_connections: usize,
+    /// How many requests may wait for a connection. Default 1024 (Envoy's `max_pending_requests`).
+    pub max_pending: usize,
+    /// How many requests one HTTP/2 connection carries at once, if its peer allows as many. Default 1024 (Envoy's
+    /// `max_concurrent_streams`); the peer's own limit is kept in any case.
+    pub max_streams: usize,
+    /// How long a connection is kept without a request. Default 4 s: below the 5 s after which common servers (Node.js,
+    /// uvicorn, Apache httpd) close theirs, so that a request seldom meets a connection that is just being closed.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub idle_timeout: Duration,
+}
+
+/// TLS towards an upstream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct UpstreamTls {
+    /// The name asked for (SNI) and expected in the certificate's subject alternative names. Default: the endpoint's
+    /// address, or the name it was looked up by.
+    pub server_name: Option<String>,
+    /// Who may have signed the certificate. Default: whom the system trusts.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub roots: Roots,
+    /// The certificate shown to it, if it asks. Default none.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Certificate authorities.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Roots {
+    /// Those the operating system trusts.
+    #[default]
+    System,
+    /// Those in this PEM text alone.
+    Pem(Arc<[u8]>),
+}
+
+/// A client certificate with its key, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The chain, end entity first.
+    pub chain: Arc<[u8]>,
+    /// The private key.
+    pub key: Arc<[u8]>,
+}
+
+impl Upstream {
+    /// An upstream of this name with the default settings.
+    #[must_use]
+    pub fn new(name: impl Into<String>, endpoints: Endpoints) -> Self {
+        Self {
+            name: name.into(),
+            endpoints,
+            protocol: Protocol::default(),
+            tls: None,
+            balancer: Balancer::default(),
+            slow_start: None,
+            panic_threshold: fifty(),
+            pool: PoolLimits::default(),
+            connect_timeout: five_seconds(),
+            response_timeout: one_minute(),
+            stream_idle_timeout: five_minutes(),
+            max_attempts: three(),
+        }
+    }
+}
+
+impl Endpoints {
+    /// These addresses, with equal weights.
+    #[must_use]
+    pub fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self::Static(addresses.into_iter().map(Endpoint::from).collect())
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, weight: 1 }
+    }
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { max_connections: 1024, max_pending: 1024, max_streams: 1024, idle_timeout: Duration::from_secs(4) }
+    }
+}
+
+impl std::fmt::Debug for ClientAuth {
+    /// Leaves the key out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientAuth").finish_non_exhaustive()
+    }
+}
+
+fn three() -> u32 {
+    3
+}
+
+fn fifty() -> u8 {
+    50
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn one_minute() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
+}

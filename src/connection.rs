@@ -1,0 +1,100 @@
+//! What is known of the connection a request arrived on.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+
+/// Facts about the connection a request arrived on: a request extension, shared by all requests of the connection.
+///
+/// # Example
+/// ```
+/// use portcullis::connection::{ConnectionInfo, TlsInfo};
+///
+/// let peer = "192.0.2.7:4711".parse().unwrap();
+/// let local = "127.0.0.1:8443".parse().unwrap();
+/// let info = ConnectionInfo::new(peer, local).with_tls(TlsInfo {
+///     server_name: Some("shop.example.com".into()),
+///     ..TlsInfo::default()
+/// });
+/// assert_eq!(info.scheme(), "https");
+/// assert_eq!(info.peer_addr(), peer);
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo(Arc<Facts>);
+
+#[derive(Debug, Clone)]
+struct Facts {
+    peer: SocketAddr,
+    socket_peer: SocketAddr,
+    local: SocketAddr,
+    tls: Option<TlsInfo>,
+}
+
+/// Facts about a connection's TLS session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// The name the client asked for (SNI), lower case.
+    pub server_name: Option<Arc<str>>,
+    /// The protocol agreed by ALPN, such as `h2`.
+    pub alpn: Option<Bytes>,
+    /// The protocol version, such as `TLSv1.3`.
+    pub version: Option<&'static str>,
+    /// The cipher suite's standard name.
+    pub cipher_suite: Option<&'static str>,
+    /// The client's certificates in DER, end entity first; empty when it presented none.
+    pub peer_certificates: Vec<Bytes>,
+}
+
+impl ConnectionInfo {
+    /// A plaintext connection from `peer` to `local`.
+    #[must_use]
+    pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None }))
+    }
+
+    /// The same connection, on behalf of the client and for the destination that a PROXY protocol header named.
+    #[must_use]
+    pub fn with_proxied(mut self, peer: SocketAddr, local: SocketAddr) -> Self {
+        let facts = Arc::make_mut(&mut self.0);
+        facts.peer = peer;
+        facts.local = local;
+        self
+    }
+
+    /// The same connection with its TLS session.
+    #[must_use]
+    pub fn with_tls(mut self, tls: TlsInfo) -> Self {
+        Arc::make_mut(&mut self.0).tls = Some(tls);
+        self
+    }
+
+    /// The client's address: the one a PROXY protocol header named, else the socket's.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.0.peer
+    }
+
+    /// The address of the socket's other end, whatever a PROXY protocol header said.
+    #[must_use]
+    pub fn socket_peer_addr(&self) -> SocketAddr {
+        self.0.socket_peer
+    }
+
+    /// The address the client connected to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local
+    }
+
+    /// The TLS session; `None` on a plaintext connection.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.0.tls.as_ref()
+    }
+
+    /// `https` on a TLS connection, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.0.tls.is_some() { "https" } else { "http" }
+    }
+}

@@ -1,0 +1,120 @@
+//! The one error of the leaf: what failed, on whose side, and whether a byte was sent.
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::{BoxError, Outcome, Side};
+
+/// How much of a request had left this process when it failed, which decides what may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Sent {
+    /// Nothing was written to any connection: any method may go elsewhere.
+    Nothing,
+    /// Something may have been written, and the peer said that it did not process the request (`REFUSED_STREAM`, or
+    /// a stream above the last one named by `GOAWAY`; RFC 9113 section 8.7): any method may go elsewhere.
+    Refused,
+    /// Something may have been written and processed: only safe methods may be tried again.
+    Possibly,
+}
+
+/// Why a request could not be answered by its upstream.
+///
+/// Policies (layers) answer with a response and leave the inner error type alone; the leaf, an
+/// upstream or what stands in for one, fails with this. One layer at the edge
+/// turns it into a response.
+///
+/// # Example
+/// ```
+/// use portcullis::{Error, Outcome, Sent};
+///
+/// let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+/// let error = Error::new(Outcome::ConnectFailed).with_source(refused);
+/// assert_eq!(error.sent(), Sent::Nothing);
+/// assert_eq!(error.status(), http::StatusCode::BAD_GATEWAY);
+/// assert_eq!(error.to_string(), "connect_failed: connection refused");
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    outcome: Outcome,
+    sent: Sent,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of which nothing more is known than its outcome, with [`Sent::Nothing`].
+    #[must_use]
+    pub fn new(outcome: Outcome) -> Self {
+        Self(Box::new(Inner { outcome, sent: Sent::Nothing, source: None }))
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same error with how much of the request was sent.
+    #[must_use]
+    pub fn with_sent(mut self, sent: Sent) -> Self {
+        self.0.sent = sent;
+        self
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.0.outcome
+    }
+
+    /// How much of the request was sent.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        self.0.sent
+    }
+
+    /// Whose doing it is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.0.outcome.side()
+    }
+
+    /// The status to answer the client with.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.outcome.status()
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("outcome", &self.0.outcome)
+            .field("sent", &self.0.sent)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.outcome.fmt(f)?;
+        // The whole chain on one line: this text goes to the log, and the causes of hyper and rustls errors hold
+        // what matters.
+        let mut source = self.0.source.as_deref().map(|e| e as &dyn std::error::Error);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|e| e as _)
+    }
+}

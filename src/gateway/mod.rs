@@ -1,0 +1,1 @@
+//! A configuration compiled into services.

@@ -1,0 +1,1 @@
+//! What a proxy owes both sides: RFC 9110 forwarding, upgrades.

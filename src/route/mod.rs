@@ -1,0 +1,1 @@
+//! Which rule a request belongs to: the pure table, and the service around it.

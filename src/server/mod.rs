@@ -1,0 +1,1 @@
+//! Accepts connections and serves any Tower service.

@@ -1,0 +1,1 @@
+//! One record a request: metrics and the access log.

@@ -1,0 +1,1 @@
+//! The client's side: verification of an upstream's certificate.

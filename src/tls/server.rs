@@ -1,0 +1,1 @@
+//! The server's side: certificates by name, replaced while serving.

@@ -1,0 +1,1 @@
+//! A group of endpoints as one service: discovery, balancing, pools, failover.

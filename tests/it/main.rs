@@ -1,0 +1,3 @@
+//! Real sockets, real peers: one binary, a module a subject.
+
+mod support;
