@@ -39,5 +39,7 @@ mod accept;
 mod page;
 mod readiness;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use self::{page::Page, readiness::Readiness, service::Admin};

@@ -56,6 +56,8 @@ mod layer;
 mod proxy_status;
 mod refusal;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     future::ResponseFuture,

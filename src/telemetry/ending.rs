@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     error::Error as StdError,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -221,7 +222,15 @@ fn grpc_status(fields: &HeaderMap) -> Option<u32> {
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
+    std::iter::successors(Some(bare(error)), |error| (*error).source().map(bare))
+}
+
+/// The error inside, where an I/O error is but its shell: that has its text, and hides it from the chain of sources.
+fn bare<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => bare(inner),
+        None => error,
+    }
 }
 
 fn outcome_of(error: &(dyn StdError + 'static)) -> Option<Outcome> {

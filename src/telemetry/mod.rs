@@ -58,6 +58,8 @@ mod layer;
 pub mod metrics;
 mod recorder;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     access_log::AccessLog,

@@ -229,3 +229,6 @@ impl fmt::Debug for Metrics {
         f.debug_struct("Metrics").field("in_flight", &self.0.core.in_flight).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
