@@ -27,8 +27,11 @@ pub struct Admin {
 #[derive(Clone)]
 struct Entry {
     about: String,
-    show: Arc<dyn Fn(&HeaderMap) -> (StatusCode, Page) + Send + Sync>,
+    show: Show,
 }
+
+/// What is answered to a request with these header fields.
+type Show = Arc<dyn Fn(&HeaderMap) -> (StatusCode, Page) + Send + Sync>;
 
 impl Admin {
     /// With `/live`, and the index.

@@ -95,7 +95,7 @@ impl Ending {
         };
         let began = self.exchange.began();
         self.exchange.update(|record| {
-            record.head_after.get_or_insert(now.saturating_duration_since(began));
+            record.head_after.get_or_insert_with(|| now.saturating_duration_since(began));
         });
         if response.body().is_end_stream() {
             self.end(now, &How::Complete);
