@@ -1,7 +1,7 @@
 //! What is known of one request, from its first byte to the last byte of its answer.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -40,6 +40,8 @@ struct Shared {
 /// What became known of an [`Exchange`].
 #[derive(Debug, Clone, Default)]
 pub struct Record {
+    /// The client's address as trusted forwarding fields tell it, where it is not the connection's peer.
+    pub client: Option<IpAddr>,
     /// The name of the rule that was chosen.
     pub route: Option<Arc<str>>,
     /// The name of the upstream, or of the service in this process, that was chosen.
@@ -48,6 +50,8 @@ pub struct Record {
     pub endpoint: Option<SocketAddr>,
     /// How many times the request was sent, or tried to be sent, to an endpoint.
     pub attempts: u32,
+    /// Bytes of the request's body that were read so far.
+    pub request_bytes: u64,
     /// How it ended, where it did not simply complete.
     pub outcome: Option<Outcome>,
     /// Why, for the log: the error's text.

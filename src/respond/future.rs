@@ -1,0 +1,87 @@
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body as HttpBody;
+use pin_project::pin_project;
+
+use super::{Dialect, proxy_status, refusal};
+use crate::{Body, BoxError, Error, Outcome, exchange::Exchange};
+
+/// The future of [`Respond`](super::Respond).
+#[pin_project]
+pub struct ResponseFuture<F> {
+    #[pin]
+    state: State<F>,
+    dialect: Dialect,
+    exchange: Option<Exchange>,
+    member: Arc<str>,
+}
+
+#[pin_project(project = Project)]
+enum State<F> {
+    Called(#[pin] F),
+    Unready(Option<Error>),
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(
+        answer: Result<F, Error>,
+        dialect: Dialect,
+        exchange: Option<Exchange>,
+        member: Arc<str>,
+    ) -> Self {
+        let state = match answer {
+            Ok(future) => State::Called(future),
+            Err(error) => State::Unready(Some(error)),
+        };
+        Self { state, dialect, exchange, member }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    E: Into<Error>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = match this.state.project() {
+            Project::Called(future) => ready!(future.poll(cx)).map_err(Into::into),
+            Project::Unready(error) => Err(error.take().unwrap_or_else(|| Error::new(Outcome::Internal))),
+        };
+        let mut response = match answer {
+            Ok(response) => response.map(Body::new),
+            Err(error) => {
+                if let Some(exchange) = this.exchange {
+                    exchange.update(|record| record.detail = Some(error.to_string()));
+                }
+                refusal(error.outcome(), *this.dialect)
+            }
+        };
+        if let Some(outcome) = response.extensions().get::<Outcome>().copied() {
+            proxy_status::write(response.headers_mut(), this.member, outcome);
+            if let Some(exchange) = this.exchange {
+                exchange.update(|record| record.outcome = Some(outcome));
+            }
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! The metrics written down.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Unit,
+};
+
+use super::{Core, UpstreamStats, series::Series};
+
+/// Writes what the core has counted at every scrape.
+pub(super) struct Collected(pub(super) Arc<Core>);
+
+type Row = (Arc<str>, Arc<str>, Arc<Series>);
+
+impl Collector for Collected {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut rows = Vec::new();
+        for (route, upstreams) in self.0.routes.sorted() {
+            let upstreams = upstreams.sorted().into_iter();
+            rows.extend(upstreams.map(|(upstream, series)| (Arc::clone(&route), upstream, series)));
+        }
+        let in_flight = ConstGauge::new(self.0.in_flight.load(Relaxed));
+        let help = "Requests that began and did not end";
+        let gauge = encoder.encode_descriptor("portcullis_requests_in_flight", help, None, in_flight.metric_type())?;
+        in_flight.encode(gauge)?;
+        if !rows.is_empty() {
+            encode_series(&rows, &mut encoder)?;
+        }
+        let upstreams = self.upstreams();
+        if !upstreams.is_empty() {
+            encode_upstreams(&upstreams, &mut encoder)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut family =
+        encoder.encode_descriptor("portcullis_requests", "Requests that ended", None, MetricType::Counter)?;
+    for (route, upstream, series) in rows {
+        for (method, code, outcome, count) in series.requests() {
+            let labels = [
+                ("route", &**route),
+                ("upstream", &**upstream),
+                ("method", method),
+                ("code", code),
+                ("outcome", outcome),
+            ];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+
+    let help = "Time from the beginning of a request to the end of its response";
+    let mut family =
+        encoder.encode_descriptor("portcullis_request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (route, upstream, series) in rows {
+        let (sum, count, buckets) = series.duration.read();
+        let labels = [("route", &**route), ("upstream", &**upstream)];
+        family.encode_family(&labels)?.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+    }
+
+    type Counter = (&'static str, &'static str, Option<Unit>, fn(&Series) -> &AtomicU64);
+    let counters: [Counter; 4] = [
+        ("portcullis_request", "Bytes read of the bodies of requests", Some(Unit::Bytes), |s| &s.request_bytes),
+        ("portcullis_response", "Bytes handed on of the bodies of responses", Some(Unit::Bytes), |s| &s.response_bytes),
+        ("portcullis_upstream_attempts", "Times a request was sent to an endpoint", None, |s| &s.attempts),
+        ("portcullis_upstream_retries", "Attempts after the first of a request", None, |s| &s.retries),
+    ];
+    for (name, help, unit, counter) in counters {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (route, upstream, series) in rows {
+            let labels = [("route", &**route), ("upstream", &**upstream)];
+            ConstCounter::new(counter(series).load(Relaxed)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_upstreams(upstreams: &[UpstreamStats], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Gauge = (&'static str, &'static str, fn(&UpstreamStats) -> u64);
+    let gauges: [Gauge; 3] = [
+        ("portcullis_upstream_endpoints", "Endpoints known", |u| u.endpoints),
+        ("portcullis_upstream_endpoints_available", "Endpoints that may be tried", |u| u.endpoints_available),
+        ("portcullis_upstream_pending_requests", "Requests that wait for a connection", |u| u.pending_requests),
+    ];
+    for (name, help, value) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for stats in upstreams {
+            let labels = [("upstream", &*stats.upstream)];
+            ConstGauge::new(value(stats)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let mut family =
+        encoder.encode_descriptor("portcullis_upstream_connections", "Connections open", None, MetricType::Gauge)?;
+    for stats in upstreams {
+        for (state, value) in [("active", stats.connections_active), ("idle", stats.connections_idle)] {
+            let labels = [("upstream", &*stats.upstream), ("state", state)];
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+impl Collected {
+    /// What all sources say, one entry an upstream: two samples of one series would make the whole text invalid.
+    fn upstreams(&self) -> Vec<UpstreamStats> {
+        // Sources are code of others: not called under the lock.
+        let sources = self.0.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = BTreeMap::<Arc<str>, UpstreamStats>::new();
+        for stats in sources.iter().flat_map(|source| source()) {
+            let sum = all.entry(Arc::clone(&stats.upstream)).or_default();
+            sum.endpoints += stats.endpoints;
+            sum.endpoints_available += stats.endpoints_available;
+            sum.connections_active += stats.connections_active;
+            sum.connections_idle += stats.connections_idle;
+            sum.pending_requests += stats.pending_requests;
+            sum.upstream = stats.upstream;
+        }
+        all.into_values().collect()
+    }
+}
+
+impl fmt::Debug for Collected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collected").finish_non_exhaustive()
+    }
+}

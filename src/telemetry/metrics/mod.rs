@@ -1,0 +1,234 @@
+//! Prometheus metrics of every request, and gauges of every upstream.
+//!
+//! | name | type | unit | labels | |
+//! |---|---|---|---|---|
+//! | `portcullis_requests_total` | counter | | `route`, `upstream`, `method`, `code`, `outcome` | requests that ended |
+//! | `portcullis_request_duration_seconds` | histogram | seconds | `route`, `upstream` | from the head of the request to the end of the response's body |
+//! | `portcullis_request_bytes_total` | counter | bytes | `route`, `upstream` | of requests' bodies, read |
+//! | `portcullis_response_bytes_total` | counter | bytes | `route`, `upstream` | of responses' bodies, handed to the server |
+//! | `portcullis_upstream_attempts_total` | counter | | `route`, `upstream` | times a request was sent, or tried to be sent, to an endpoint |
+//! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream` | attempts after a request's first |
+//! | `portcullis_requests_in_flight` | gauge | | | requests that began and did not end |
+//! | `portcullis_upstream_endpoints` | gauge | | `upstream` | endpoints known |
+//! | `portcullis_upstream_endpoints_available` | gauge | | `upstream` | endpoints that may be tried |
+//! | `portcullis_upstream_connections` | gauge | | `upstream`, `state` (`active`, `idle`) | connections open |
+//! | `portcullis_upstream_pending_requests` | gauge | | `upstream` | requests waiting for a connection |
+//!
+//! 1. `route` and `upstream` come from the configuration only, and are empty where none was chosen. `method` is one of the
+//!    nine standard ones or `other`; `code` is the class of the status (`2xx`), or `none` where there was no response;
+//!    `outcome` is an [`Outcome`](crate::Outcome)'s name. So nothing that a client sends makes a new series.
+//! 2. A series appears with its first request, and then costs no lookup of label strings: names are looked up in an
+//!    immutable snapshot, everything behind them is an atomic. Making one copies the snapshot's pointers.
+//! 3. Series of routes that vanish from the configuration stay, so that the last requests to them are scraped, until
+//!    [`Metrics::retain`] drops them.
+//! 4. Requests in flight have no labels: the route is not known as a request begins.
+//! 5. There is no global registry; metrics of two [`Metrics`] never mix.
+//!
+//! # Example
+//! ```
+//! # tokio_test::block_on(async {
+//! use std::convert::Infallible;
+//!
+//! use http::{Request, Response};
+//! use portcullis::{Body, telemetry::{TelemetryLayer, metrics::Metrics}};
+//! use tower::{ServiceBuilder, ServiceExt};
+//!
+//! let metrics = Metrics::new();
+//! let service = ServiceBuilder::new()
+//!     .layer(TelemetryLayer::new().recorder(metrics.clone()))
+//!     .service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty())));
+//! service.oneshot(Request::new(Body::empty())).await.unwrap();
+//!
+//! let text = metrics.encode();
+//! let series = r#"portcullis_requests_total{route="",upstream="",method="GET",code="2xx",outcome="completed"} 1"#;
+//! assert!(text.contains(series), "{text}");
+//! # });
+//! ```
+
+mod encode;
+mod series;
+mod shelf;
+mod text;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use prometheus_client::registry::Registry;
+use tokio::time::Duration;
+
+use self::{encode::Collected, series::Series, shelf::Shelf};
+use super::{Finished, Interest, Recorder};
+
+/// Upper bounds, in milliseconds, of the buckets of `portcullis_request_duration_seconds`, unless others are chosen: from
+/// an answer in memory to the usual limits of clients. The middle ones are those of Prometheus' own client libraries.
+pub const DEFAULT_BUCKETS_MS: [u64; 16] =
+    [1, 2, 5, 10, 25, 50, 75, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000];
+
+/// The metrics of the [module](self)'s table. Clones share them.
+#[derive(Clone)]
+pub struct Metrics(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    registry: Registry,
+    custom: Mutex<Registry>,
+}
+
+/// All that is counted, apart from the registry that writes it down.
+struct Core {
+    bounds: Arc<[Duration]>,
+    in_flight: AtomicI64,
+    routes: Shelf<Arc<str>, Shelf<Arc<str>, Series>>,
+    upstreams: Mutex<Vec<UpstreamSource>>,
+}
+
+type UpstreamSource = Arc<dyn Fn() -> Vec<UpstreamStats> + Send + Sync>;
+
+/// The state of an upstream at one moment, as gauges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamStats {
+    /// The upstream's name, as in [`Record::upstream`](crate::exchange::Record::upstream).
+    pub upstream: Arc<str>,
+    /// Endpoints known.
+    pub endpoints: u64,
+    /// Endpoints that may be tried.
+    pub endpoints_available: u64,
+    /// Connections that carry at least one request.
+    pub connections_active: u64,
+    /// Connections that carry none.
+    pub connections_idle: u64,
+    /// Requests that wait for a connection.
+    pub pending_requests: u64,
+}
+
+impl Metrics {
+    /// With [`DEFAULT_BUCKETS_MS`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_buckets(DEFAULT_BUCKETS_MS.map(Duration::from_millis))
+    }
+
+    /// With other upper bounds of the duration's buckets; their order and duplicates do not matter, and what is above the
+    /// last one falls into the implied `+Inf`.
+    #[must_use]
+    pub fn with_buckets(bounds: impl IntoIterator<Item = Duration>) -> Self {
+        let mut bounds: Vec<_> = bounds.into_iter().collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        let core = Arc::new(Core {
+            bounds: bounds.into(),
+            in_flight: AtomicI64::new(0),
+            routes: Shelf::default(),
+            upstreams: Mutex::default(),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Collected(Arc::clone(&core))));
+        Self(Arc::new(Shared { core, registry, custom: Mutex::default() }))
+    }
+
+    /// All metrics in the [OpenMetrics 1.0](https://prometheus.io/docs/specs/om/open_metrics_spec/) text format, sorted.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode_registry(&mut text, &self.0.registry);
+        let whole = text.len();
+        let custom = self.0.custom.lock().unwrap_or_else(PoisonError::into_inner);
+        if prometheus_client::encoding::text::encode_registry(&mut text, &custom).is_err() {
+            text.truncate(whole);
+            tracing::error!("a metric registered by the application could not be encoded; all of them are left out");
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+
+    /// All metrics in the older Prometheus text format 0.0.4, which every collector of metrics reads.
+    #[must_use]
+    pub fn encode_prometheus(&self) -> String {
+        text::prometheus(&self.encode())
+    }
+
+    /// Adds metrics of the application's own to what is encoded. Their names must not be those of the module's table.
+    pub fn register<R>(&self, register: impl FnOnce(&mut Registry) -> R) -> R {
+        register(&mut self.0.custom.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a source of upstream gauges, asked at every scrape. What two sources say of one upstream is added up; an
+    /// upstream that is not told of any more is gone.
+    pub fn upstreams(&self, source: impl Fn() -> Vec<UpstreamStats> + Send + Sync + 'static) {
+        self.0.core.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(source));
+    }
+
+    /// Drops the series for which `keep(route, upstream)` is false: for a configuration that was replaced. A request that
+    /// ends after that, on a route that is gone, makes its series anew, from zero.
+    pub fn retain(&self, mut keep: impl FnMut(&str, &str) -> bool) {
+        self.0.core.routes.retain(|route, upstreams| {
+            upstreams.retain(|upstream, _| keep(route, upstream));
+            !upstreams.is_empty()
+        });
+    }
+}
+
+impl Core {
+    fn record(&self, finished: &Finished) {
+        let record = &finished.record;
+        let route = record.route.as_ref();
+        let upstream = record.upstream.as_ref();
+        self.routes.with(
+            name(route),
+            || owned(route),
+            Shelf::default,
+            |upstreams| {
+                upstreams.with(
+                    name(upstream),
+                    || owned(upstream),
+                    || Series::new(&self.bounds),
+                    |series| series.record(finished),
+                );
+            },
+        );
+    }
+}
+
+fn name(name: Option<&Arc<str>>) -> &str {
+    name.map_or("", |name| name)
+}
+
+fn owned(name: Option<&Arc<str>>) -> Arc<str> {
+    name.cloned().unwrap_or_default()
+}
+
+impl Recorder for Metrics {
+    fn interest(&self) -> Interest {
+        Interest::Summary
+    }
+
+    fn begun(&self) {
+        self.0.core.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn finished(&self, finished: &Finished) {
+        self.0.core.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.core.record(finished);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("in_flight", &self.0.core.in_flight).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

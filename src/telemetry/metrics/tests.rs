@@ -1,0 +1,138 @@
+use http::{Method, StatusCode};
+
+use super::*;
+use crate::{Outcome, exchange::Record};
+
+fn finished(route: &str, upstream: &str, outcome: Outcome, status: Option<u16>) -> Finished {
+    let named = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
+    Finished {
+        outcome,
+        status: status.map(|status| StatusCode::from_u16(status).unwrap()),
+        grpc_status: None,
+        method: (&Method::GET).into(),
+        response_bytes: 1000,
+        duration: Duration::from_millis(30),
+        record: Record {
+            route: named(route),
+            upstream: named(upstream),
+            attempts: 3,
+            request_bytes: 10,
+            ..Record::default()
+        },
+        request: None,
+    }
+}
+
+fn three_requests() -> Metrics {
+    let metrics = Metrics::with_buckets([Duration::from_secs(1), Duration::from_millis(30)]);
+    for _ in 0..4 {
+        metrics.begun();
+    }
+    metrics.finished(&finished("default/shop", "cart", Outcome::Completed, Some(200)));
+    let mut slow = finished("default/shop", "cart", Outcome::UpstreamTimeout, Some(504));
+    slow.duration = Duration::from_secs(2);
+    slow.method = (&Method::from_bytes(b"BREW").unwrap()).into();
+    metrics.finished(&slow);
+    let mut nowhere = finished("", "", Outcome::Cancelled, None);
+    nowhere.record.attempts = 0;
+    metrics.finished(&nowhere);
+    metrics
+}
+
+#[test]
+fn the_exposition_is_as_documented() {
+    let metrics = three_requests();
+    metrics.upstreams(|| {
+        let stats = UpstreamStats { upstream: "cart".into(), endpoints: 3, ..UpstreamStats::default() };
+        vec![UpstreamStats { endpoints_available: 2, connections_idle: 7, pending_requests: 1, ..stats }]
+    });
+    metrics.upstreams(|| {
+        vec![UpstreamStats { upstream: "cart".into(), connections_active: 4, ..UpstreamStats::default() }]
+    });
+    assert_eq!(metrics.encode(), include_str!("golden.openmetrics.txt"));
+    assert_eq!(metrics.encode_prometheus(), include_str!("golden.prometheus.txt"));
+}
+
+#[test]
+fn labels_are_escaped() {
+    let metrics = Metrics::new();
+    metrics.finished(&finished("a\"b\\c\nd # {", "x", Outcome::Completed, Some(200)));
+    let line = r##"portcullis_request_bytes_total{route="a\"b\\c\nd # {",upstream="x"} 10"##;
+    assert!(metrics.encode().lines().any(|other| other == line));
+    assert!(metrics.encode_prometheus().lines().any(|other| other == line), "taken for an exemplar");
+}
+
+#[test]
+fn applications_add_their_own() {
+    use prometheus_client::metrics::{counter::Counter, info::Info};
+    let metrics = Metrics::new();
+    let counter = Counter::<u64>::default();
+    metrics.register(|registry| {
+        registry.register("orders", "Orders taken", counter.clone());
+        registry.register("build", "About this build", Info::new([("version", "1")]));
+    });
+    counter.inc();
+    assert!(metrics.encode().ends_with(
+        "# HELP orders Orders taken.\n# TYPE orders counter\norders_total 1\n\
+         # HELP build About this build.\n# TYPE build info\nbuild_info{version=\"1\"} 1\n# EOF\n"
+    ));
+    assert!(metrics.encode_prometheus().ends_with(
+        "# HELP orders_total Orders taken.\n# TYPE orders_total counter\norders_total 1\n\
+         # HELP build_info About this build.\n# TYPE build_info gauge\nbuild_info{version=\"1\"} 1\n"
+    ));
+}
+
+#[test]
+fn exemplars_are_not_in_the_older_format() {
+    assert_eq!(text::prometheus("a_total{x=\"#\\\"#\"} 1 # {id=\"7\"} 1.0\n# EOF\n"), "a_total{x=\"#\\\"#\"} 1\n");
+}
+
+#[test]
+fn what_is_not_retained_is_gone_and_comes_back_from_zero() {
+    let metrics = three_requests();
+    metrics.retain(|route, upstream| (route, upstream) != ("default/shop", "cart"));
+    assert!(!metrics.encode().contains("default/shop"));
+    assert!(metrics.encode().contains("outcome=\"cancelled\""));
+    metrics.finished(&finished("default/shop", "cart", Outcome::Completed, Some(200)));
+    assert!(
+        metrics.encode().contains("portcullis_upstream_attempts_total{route=\"default/shop\",upstream=\"cart\"} 3")
+    );
+}
+
+#[test]
+fn statuses_fall_into_their_class() {
+    let metrics = Metrics::new();
+    for status in [101, 204, 304, 499, 500, 999] {
+        metrics.finished(&finished("", "", Outcome::Completed, Some(status)));
+    }
+    let text = metrics.encode();
+    for (code, count) in [("1xx", 1), ("2xx", 1), ("3xx", 1), ("4xx", 1), ("5xx", 2)] {
+        assert!(text.contains(&format!("code=\"{code}\",outcome=\"completed\"}} {count}\n")), "{code} in {text}");
+    }
+}
+
+#[test]
+fn no_request_is_lost_between_threads() {
+    let metrics = Metrics::new();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let metrics = &metrics;
+            scope.spawn(move || {
+                for request in 0..500 {
+                    metrics.begun();
+                    let route = format!("r{}", (request + thread) % 50);
+                    let outcome = if request % 2 == 0 { Outcome::Completed } else { Outcome::NoEndpoint };
+                    metrics.finished(&finished(&route, "u", outcome, Some(200)));
+                }
+            });
+        }
+    });
+    let text = metrics.encode();
+    let total: u64 = text
+        .lines()
+        .filter(|line| line.starts_with("portcullis_requests_total"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(total, 2000);
+    assert!(text.contains("portcullis_requests_in_flight 0\n"));
+}
