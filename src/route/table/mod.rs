@@ -165,6 +165,13 @@ impl<T> RouteTable<T> {
         self.entries.is_empty()
     }
 
+    /// The same table, its rules leading elsewhere: one target for each rule, in the order in which they were compiled.
+    pub(super) fn with_targets<U>(self, targets: Vec<U>) -> RouteTable<U> {
+        let Self { exact, one_label, wildcards, longest_suffix, any, entries, rules } = self;
+        let rules = rules.into_iter().zip(targets).map(|(rule, target)| CompiledRule { facts: rule.facts, target });
+        RouteTable { exact, one_label, wildcards, longest_suffix, any, entries, rules: rules.collect() }
+    }
+
     fn find(&self, request: RequestView<'_>) -> Option<Found<'_, T>> {
         let (_, id) = self.best(request)?;
         let entry = self.entries.get(id)?;
