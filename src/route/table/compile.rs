@@ -1,0 +1,270 @@
+//! From the configuration to the table.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map},
+    fmt,
+    sync::Arc,
+};
+
+use foldhash::fast::RandomState;
+use http::Method;
+use thiserror::Error;
+
+use super::{CompiledRule, Entry, RouteTable, RuleFacts, index::HostIndex, index::Map};
+use crate::{
+    config::{Conflicts, Host, Match, PathMatch, Route, ValueMatch},
+    route::{
+        HostRank, PathRank, Specificity,
+        path::{InvalidPath, normalize},
+        request::Conditions,
+    },
+};
+
+/// Why routes cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TableError {
+    /// The path of a match is none that a request could have.
+    #[error("{place}: no request has the path `{path}`: {source}")]
+    Path {
+        /// Where it stands.
+        place: Place,
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        source: InvalidPath,
+    },
+    /// Two matches ask exactly the same for the same host.
+    #[error("{second} asks the same as {first}, for host `{host}`, and would never be reached: change or remove one")]
+    Conflict {
+        /// The host both are for.
+        host: Host,
+        /// The match that would win.
+        first: Place,
+        /// The match that would never be reached.
+        second: Place,
+    },
+}
+
+/// Where in the configuration a match stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The route's name.
+    pub route: String,
+    /// The rule's index in the route, from 0.
+    pub rule: usize,
+    /// The match's index in the rule, from 0.
+    pub matching: usize,
+}
+
+impl Place {
+    pub(super) fn of(specificity: &Specificity) -> Self {
+        let [_, rule, matching] = specificity.position.0;
+        Self { route: specificity.name.0.as_ref().to_owned(), rule, matching }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { route, rule, matching } = self;
+        write!(f, "route `{route}`, rules[{rule}].matches[{matching}]")
+    }
+}
+
+pub(super) fn compile<T>(
+    routes: &[Route],
+    conflicts: Conflicts,
+    mut target: impl FnMut(&Route, usize) -> T,
+) -> Result<RouteTable<T>, TableError> {
+    let mut rules = Vec::new();
+    let mut entries = Vec::new();
+    // A rule without matches takes every request.
+    let everything = [Match::default()];
+    for (route_index, route) in routes.iter().enumerate() {
+        let name: Arc<str> = route.name.as_str().into();
+        for (rule_index, rule) in route.rules.iter().enumerate() {
+            let matches = if rule.matches.is_empty() { everything.as_slice() } else { &rule.matches };
+            for (match_index, matching) in matches.iter().enumerate() {
+                let position = [route_index, rule_index, match_index];
+                entries.push(entry(route, &name, position, rules.len(), matching)?);
+            }
+            let facts =
+                RuleFacts { route: Arc::clone(&name), rule: rule.name.as_deref().map(Into::into), index: rule_index };
+            rules.push(CompiledRule { facts: Arc::new(facts), target: target(route, rule_index) });
+        }
+    }
+    // From here on an entry's number is its place in the order.
+    entries.sort_by(|a, b| b.specificity.cmp(&a.specificity));
+
+    let mut table = RouteTable {
+        exact: Map::default(),
+        one_label: Map::default(),
+        wildcards: Map::default(),
+        longest_suffix: 0,
+        any: None,
+        entries,
+        rules,
+    };
+    let hosts: Vec<Vec<Host>> = routes.iter().map(hosts_of).collect();
+    // What was seen so far: by host, what is asked for, and who asked first.
+    let mut seen: HashMap<&Host, HashMap<Asked, usize, RandomState>, RandomState> = HashMap::default();
+    let entries = std::mem::take(&mut table.entries);
+    for (id, entry) in entries.iter().enumerate() {
+        let [route, ..] = entry.specificity.position.0;
+        for host in hosts.get(route).into_iter().flatten() {
+            match seen.entry(host).or_default().entry(Asked::by(entry)) {
+                hash_map::Entry::Vacant(free) => {
+                    free.insert(id);
+                }
+                // The same thing twice in one rule leads to the same place.
+                hash_map::Entry::Occupied(first)
+                    if conflicts == Conflicts::Refuse && entries[*first.get()].rule != entry.rule =>
+                {
+                    return Err(TableError::Conflict {
+                        host: host.clone(),
+                        first: Place::of(&entries[*first.get()].specificity),
+                        second: Place::of(&entry.specificity),
+                    });
+                }
+                hash_map::Entry::Occupied(_) => {}
+            }
+            table.host_mut(host).insert(&entry.path, id);
+        }
+    }
+    table.entries = entries;
+    let suffixes = table.one_label.keys().chain(table.wildcards.keys());
+    table.longest_suffix = suffixes.map(|suffix| suffix.len()).max().unwrap_or(0);
+    let RouteTable { exact, one_label, wildcards, any, .. } = &mut table;
+    let named = exact.values_mut().chain(one_label.values_mut()).chain(wildcards.values_mut());
+    named.chain(any).for_each(HostIndex::finish);
+    Ok(table)
+}
+
+impl<T> RouteTable<T> {
+    fn host_mut(&mut self, host: &Host) -> &mut HostIndex {
+        let (map, name) = match host {
+            Host::Any => return self.any.get_or_insert_with(|| HostIndex::new(Host::Any)),
+            Host::Exact(name) => (&mut self.exact, name),
+            Host::Wildcard(suffix) => (&mut self.wildcards, suffix),
+            Host::OneLabelWildcard(suffix) => (&mut self.one_label, suffix),
+        };
+        map.entry(name.as_str().into()).or_insert_with(|| HostIndex::new(host.clone()))
+    }
+}
+
+/// A route's hosts, each once, in the form that requests' hosts are brought into.
+fn hosts_of(route: &Route) -> Vec<Host> {
+    let normal = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let mut hosts: Vec<Host> = route
+        .hosts
+        .iter()
+        .map(|host| match host {
+            Host::Any => Host::Any,
+            Host::Exact(name) => Host::Exact(normal(name)),
+            Host::Wildcard(suffix) => Host::Wildcard(normal(suffix)),
+            Host::OneLabelWildcard(suffix) => Host::OneLabelWildcard(normal(suffix)),
+        })
+        .collect();
+    if hosts.is_empty() {
+        hosts.push(Host::Any);
+    }
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+fn entry(
+    route: &Route,
+    name: &Arc<str>,
+    position: [usize; 3],
+    rule: usize,
+    matching: &Match,
+) -> Result<Entry, TableError> {
+    let conditions = Conditions::new(matching);
+    let [_, rule_index, match_index] = position;
+    let normal = |path: &str| match normalize(path) {
+        Ok(normal) => Ok(normal.into_owned()),
+        Err(source) => {
+            let place = Place { route: route.name.clone(), rule: rule_index, matching: match_index };
+            Err(TableError::Path { place, path: path.to_owned(), source })
+        }
+    };
+    let (path, path_rank) = match &matching.path {
+        PathMatch::Exact(path) => (PathMatch::Exact(normal(path)?), PathRank::Exact),
+        PathMatch::Prefix(prefix) => {
+            let mut prefix = normal(prefix)?;
+            if prefix.ends_with('/') {
+                prefix.pop();
+            }
+            let rank = PathRank::Prefix(prefix.len());
+            (PathMatch::Prefix(prefix), rank)
+        }
+        #[cfg(feature = "regex")]
+        PathMatch::Regex(pattern) => (PathMatch::Regex(pattern.clone()), PathRank::Regex(pattern.as_str().len())),
+    };
+    let specificity = Specificity {
+        host: HostRank::Any,
+        path: path_rank,
+        method: conditions.method.is_some(),
+        headers: conditions.headers.len() + conditions.cookies.len(),
+        query: conditions.query.len(),
+        created: route.created.map(Reverse),
+        name: Reverse(Arc::clone(name)),
+        position: Reverse(position),
+    };
+    Ok(Entry { rule, path, conditions, specificity })
+}
+
+/// What a match asks for, in a form in which equal demands are equal.
+#[derive(PartialEq, Eq, Hash)]
+struct Asked<'a> {
+    path: (PathRank, &'a str),
+    method: Option<&'a Method>,
+    headers: Vec<(&'a str, Value<'a>)>,
+    query: Vec<(&'a str, Value<'a>)>,
+    cookies: Vec<(&'a str, Value<'a>)>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Value<'a> {
+    Exact(&'a str),
+    #[cfg(feature = "regex")]
+    Regex(&'a str),
+    Present,
+    Absent,
+}
+
+impl<'a> Asked<'a> {
+    fn by(entry: &'a Entry) -> Self {
+        let text = match &entry.path {
+            PathMatch::Exact(path) | PathMatch::Prefix(path) => path,
+            #[cfg(feature = "regex")]
+            PathMatch::Regex(pattern) => pattern.as_str(),
+        };
+        let conditions = &entry.conditions;
+        let sorted = |mut values: Vec<(&'a str, Value<'a>)>| {
+            values.sort_unstable();
+            values
+        };
+        Self {
+            path: (entry.specificity.path, text),
+            method: conditions.method.as_ref(),
+            headers: sorted(conditions.headers.iter().map(|h| (h.name.as_str(), (&h.value).into())).collect()),
+            query: sorted(conditions.query.iter().map(|q| (q.name.as_str(), (&q.value).into())).collect()),
+            cookies: sorted(conditions.cookies.iter().map(|c| (c.name.as_str(), (&c.value).into())).collect()),
+        }
+    }
+}
+
+impl<'a> From<&'a ValueMatch> for Value<'a> {
+    fn from(value: &'a ValueMatch) -> Self {
+        match value {
+            ValueMatch::Exact(value) => Self::Exact(value),
+            #[cfg(feature = "regex")]
+            ValueMatch::Regex(pattern) => Self::Regex(pattern.as_str()),
+            ValueMatch::Present => Self::Present,
+            ValueMatch::Absent => Self::Absent,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! One host's matches, found by path without looking at the rest.
+
+use std::{collections::HashMap, ops::ControlFlow};
+
+use foldhash::fast::RandomState;
+
+use crate::config::{Host, PathMatch};
+
+/// Keys come from the configuration and lookups from clients; foldhash is seeded at random.
+pub(super) type Map<V> = HashMap<Box<str>, V, RandomState>;
+
+/// An entry's number: the smaller, the more specific, as long as the host is the same.
+pub(super) type EntryId = usize;
+
+/// The matches for one host. Every list is in ascending order, and so is the walk.
+#[derive(Debug)]
+pub(super) struct HostIndex {
+    pub(super) host: Host,
+    exact: Map<Vec<EntryId>>,
+    /// Few, as a rule: each is tried in turn.
+    #[cfg(feature = "regex")]
+    regexes: Vec<(crate::config::Pattern, EntryId)>,
+    /// A tree of path segments; the root is first, and children come after their parents.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: Map<usize>,
+    entries: Vec<EntryId>,
+    /// The nearest node above that has entries.
+    above: Option<usize>,
+}
+
+impl HostIndex {
+    pub(super) fn new(host: Host) -> Self {
+        Self {
+            host,
+            exact: Map::default(),
+            #[cfg(feature = "regex")]
+            regexes: Vec::new(),
+            nodes: vec![Node::default()],
+        }
+    }
+
+    /// Adds an entry, whose path is in its normal form. Entries have to come in ascending order.
+    pub(super) fn insert(&mut self, path: &PathMatch, id: EntryId) {
+        match path {
+            PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default().push(id),
+            PathMatch::Prefix(prefix) => {
+                let node = segments(prefix).fold(0, |node, segment| self.child(node, segment));
+                self.nodes[node].entries.push(id);
+            }
+            #[cfg(feature = "regex")]
+            PathMatch::Regex(pattern) => self.regexes.push((pattern.clone(), id)),
+        }
+    }
+
+    fn child(&mut self, parent: usize, segment: &str) -> usize {
+        if let Some(&child) = self.nodes[parent].children.get(segment) {
+            return child;
+        }
+        let child = self.nodes.len();
+        self.nodes[parent].children.insert(segment.into(), child);
+        self.nodes.push(Node::default());
+        child
+    }
+
+    /// To be called when all entries are there.
+    pub(super) fn finish(&mut self) {
+        for parent in 0..self.nodes.len() {
+            let node = &self.nodes[parent];
+            let above = if node.entries.is_empty() { node.above } else { Some(parent) };
+            let children: Vec<usize> = node.children.values().copied().collect();
+            for child in children {
+                self.nodes[child].above = above;
+            }
+        }
+    }
+
+    /// Shows every entry whose path fits, the most specific first, until `visit` breaks.
+    pub(super) fn walk<R>(&self, path: &str, mut visit: impl FnMut(EntryId) -> ControlFlow<R>) -> ControlFlow<R> {
+        if let Some(entries) = self.exact.get(path) {
+            entries.iter().try_for_each(|&id| visit(id))?;
+        }
+        #[cfg(feature = "regex")]
+        for (pattern, id) in &self.regexes {
+            if pattern.is_match(path) {
+                visit(*id)?;
+            }
+        }
+        let mut next = Some(self.deepest(path));
+        while let Some(node) = next.and_then(|node| self.nodes.get(node)) {
+            node.entries.iter().try_for_each(|&id| visit(id))?;
+            next = node.above;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The deepest node on the path's way. All paths, also `*`, go by the root.
+    fn deepest(&self, path: &str) -> usize {
+        let mut deepest = 0;
+        for segment in segments(path) {
+            match self.nodes.get(deepest).and_then(|node| node.children.get(segment)) {
+                Some(&child) => deepest = child,
+                None => break,
+            }
+        }
+        deepest
+    }
+
+    /// Every entry, in ascending order.
+    pub(super) fn entries(&self) -> Vec<EntryId> {
+        let lists = self.exact.values().chain(self.nodes.iter().map(|node| &node.entries));
+        let mut all: Vec<EntryId> = lists.flatten().copied().collect();
+        #[cfg(feature = "regex")]
+        all.extend(self.regexes.iter().map(|(_, id)| id));
+        all.sort_unstable();
+        all
+    }
+}
+
+/// A path's elements. A slash at the end does not count; what does not begin with one has none.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    let elements = path.strip_prefix('/').filter(|rest| !rest.is_empty());
+    elements.map(|rest| rest.strip_suffix('/').unwrap_or(rest).split('/')).into_iter().flatten()
+}
