@@ -1,0 +1,78 @@
+use std::{net::IpAddr, sync::Arc};
+
+use http::HeaderName;
+use ipnet::IpNet;
+use tower_layer::Layer;
+
+use super::{Forwarded, names};
+
+/// Tells services who the client is; see the [module](super) for the rules.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct ForwardedLayer {
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Settings {
+    pub(super) trusted: Vec<IpNet>,
+    pub(super) forwarded: bool,
+    pub(super) drop_underscores: bool,
+    pub(super) protected: Vec<HeaderName>,
+}
+
+impl ForwardedLayer {
+    /// A layer that trusts nobody.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts peers in these networks too, to have told the truth about who their own peer is. Default: none.
+    pub fn trust(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Arc::make_mut(&mut self.settings).trusted.extend(networks);
+        self
+    }
+
+    /// Whether `Forwarded` (RFC 7239) is set as well. Default: no; one that a trusted peer sent is appended to either
+    /// way.
+    pub fn forwarded(mut self, set: bool) -> Self {
+        Arc::make_mut(&mut self.settings).forwarded = set;
+        self
+    }
+
+    /// Whether every field with an underscore in its name is dropped, as nginx does (`underscores_in_headers off`), and
+    /// not only those that read like another field. Default: no.
+    ///
+    /// Say yes where a service behind is a CGI, WSGI, PHP or Rack program and layers after this one add fields that it
+    /// believes.
+    pub fn drop_underscores(mut self, all: bool) -> Self {
+        Arc::make_mut(&mut self.settings).drop_underscores = all;
+        self
+    }
+
+    /// Protects these fields too: dropped when they come from a peer that is not trusted. Default:
+    /// [`is_protected`](super::is_protected).
+    pub fn protect(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        Arc::make_mut(&mut self.settings).protected.extend(names);
+        self
+    }
+}
+
+impl<S> Layer<S> for ForwardedLayer {
+    type Service = Forwarded<S>;
+
+    fn layer(&self, inner: S) -> Forwarded<S> {
+        Forwarded::new(inner, Arc::clone(&self.settings))
+    }
+}
+
+impl Settings {
+    pub(super) fn trusts(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&ip))
+    }
+
+    pub(super) fn protects(&self, name: &str) -> bool {
+        names::is_protected(name) || self.protected.iter().any(|protected| protected == name)
+    }
+}

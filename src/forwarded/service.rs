@@ -1,0 +1,112 @@
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderName, HeaderValue, Request, header, uri::Authority};
+use tower_service::Service;
+
+use super::{
+    ClientAddr,
+    chain::{self, X_FORWARDED_FOR},
+    layer::Settings,
+    names, nominated,
+};
+use crate::connection::ConnectionInfo;
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The service of a [`ForwardedLayer`](super::ForwardedLayer): as ready as the inner one, whose answer and error pass
+/// untouched.
+#[derive(Debug, Clone)]
+pub struct Forwarded<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S> Forwarded<S> {
+    pub(super) fn new(inner: S, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Forwarded<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        tell(&mut request, &self.settings);
+        self.inner.call(request)
+    }
+}
+
+/// Drops what the peer may not say, and says what we know.
+fn tell<B>(request: &mut Request<B>, settings: &Settings) {
+    let info = request.extensions().get::<ConnectionInfo>();
+    let peer = info.map(|info| info.peer_addr().ip().to_canonical());
+    let local = info.map(ConnectionInfo::local_addr);
+    let scheme = info.map_or("http", ConnectionInfo::scheme);
+    let trusted = peer.is_some_and(|peer| settings.trusts(peer));
+
+    let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
+    let headers = request.headers_mut();
+    nominated::settle(headers);
+    names::sanitize(headers, settings, trusted);
+    let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
+
+    let client = peer.map(|peer| if trusted { chain::client(headers, settings, peer) } else { peer });
+    if let (Some(peer), Some(client)) = (peer, client) {
+        let hop = address(peer);
+        let real = if client == peer { hop.clone() } else { address(client) };
+        chain::append(headers, X_FORWARDED_FOR, &hop);
+        headers.insert(X_REAL_IP, real);
+    }
+    if settings.forwarded || headers.contains_key(header::FORWARDED) {
+        chain::append(headers, header::FORWARDED, &chain::element(peer, scheme, host.as_ref()));
+    }
+    // Of these a trusted peer's stand; anyone else's are gone.
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    if let Some(local) = local {
+        headers.entry(X_FORWARDED_PORT).or_insert_with(|| port(local));
+    }
+    if let Some(client) = client {
+        request.extensions_mut().insert(ClientAddr::new(client));
+    }
+}
+
+fn address(ip: IpAddr) -> HeaderValue {
+    // 45 bytes hold any address; formatted here so that the value is the only allocation.
+    let mut text = [0; 45];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "{ip}");
+    let left = rest.len();
+    match written {
+        Ok(()) => HeaderValue::from_bytes(&text[..text.len() - left]),
+        Err(_) => HeaderValue::try_from(ip.to_string()),
+    }
+    .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+fn port(local: SocketAddr) -> HeaderValue {
+    match local.port() {
+        80 => HeaderValue::from_static("80"),
+        443 => HeaderValue::from_static("443"),
+        other => HeaderValue::from(other),
+    }
+}
