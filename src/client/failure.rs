@@ -1,0 +1,65 @@
+//! What hyper's errors mean for the request.
+
+use std::error::Error as StdError;
+
+use crate::{BoxError, Error, Outcome, Sent};
+
+/// Why a request that was given to a connection got no answer.
+pub(super) fn of_request(error: hyper::Error) -> Error {
+    let sent = match find::<h2::Error>(&error) {
+        // RFC 9113 sections 8.7 and 6.8: not processed. Streams that a GOAWAY still lets live do not end with it.
+        Some(h2) if h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)) => {
+            Sent::Refused
+        }
+        _ => Sent::Possibly,
+    };
+    Error::new(outcome(&error)).with_sent(sent).with_source(error)
+}
+
+/// Why a response's body ended early.
+pub(super) fn of_body(error: hyper::Error) -> Error {
+    let outcome = match outcome(&error) {
+        Outcome::UpstreamReset if !is_reset(&error) => Outcome::ResponseTruncated,
+        outcome => outcome,
+    };
+    Error::new(outcome).with_source(error)
+}
+
+/// Why a request ended whose own body failed: what its error says, or else that the client gave up.
+pub(super) fn of_upload(error: BoxError) -> Error {
+    let outcome = find::<Error>(&*error).map_or(Outcome::Cancelled, Error::outcome);
+    Error::new(outcome).with_sent(Sent::Possibly).with_source(error)
+}
+
+fn outcome(error: &hyper::Error) -> Outcome {
+    if error.is_parse() {
+        return Outcome::UpstreamProtocol;
+    }
+    if let Some(h2) = find::<h2::Error>(error) {
+        // What this side found wrong is a fault in what the peer sent; all else is how the peer or the network ended it.
+        return if h2.is_library() { Outcome::UpstreamProtocol } else { Outcome::UpstreamReset };
+    }
+    if let Some(io) = find::<std::io::Error>(error)
+        && matches!(io.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput)
+    {
+        return Outcome::UpstreamProtocol;
+    }
+    Outcome::UpstreamReset
+}
+
+/// The connection or stream was reset rather than closed.
+fn is_reset(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error).is_some_and(h2::Error::is_remote)
+        || find::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}

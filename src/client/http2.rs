@@ -1,0 +1,191 @@
+//! One HTTP/2 connection, over hyper's.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    task::{Context, Waker},
+};
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    body::Upload,
+    connect::{ConnectError, Io},
+    http1::MAX_HEAD,
+    shared::Shared,
+};
+use crate::Outcome;
+
+/// How many bytes a peer may send unread, on one stream and on all of a connection's.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// hyper's count of streams that the peer allows, until the peer's SETTINGS have come; a number that no peer is likely
+/// to choose, by which their coming is noticed.
+const UNKNOWN: usize = 97;
+
+/// A connection that carries several requests at once. It closes, once its streams have ended, when the pool and the
+/// leases have dropped it.
+pub(super) struct Session {
+    pub(super) sender: SendRequest<Upload>,
+    /// How many streams it may carry. One until the peer has said how many.
+    limit: AtomicUsize,
+    known: AtomicBool,
+    /// The streams it carries. Changed only under the pool's lock.
+    pub(super) active: AtomicUsize,
+    /// It gets no more streams.
+    retired: AtomicBool,
+    /// The pool's tick at which it last answered.
+    heard: AtomicU64,
+}
+
+impl Session {
+    /// Starts the connection's tasks, on the current runtime.
+    pub(super) async fn start(io: Io, shared: &Arc<Shared>) -> Result<Arc<Self>, ConnectError> {
+        let nudge = Nudge::default();
+        let (sender, connection) = http2::Builder::new(Exec(nudge.clone()))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(UNKNOWN)
+            .max_header_list_size(MAX_HEAD as u32)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|e| ConnectError::caused(Outcome::ConnectFailed, e))?;
+        let session = Arc::new(Self {
+            sender,
+            limit: AtomicUsize::new(1),
+            known: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+        });
+        let (weak, pool) = (Arc::downgrade(&session), Arc::downgrade(shared));
+        tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            poll_fn(|cx| {
+                nudge.register(cx);
+                let polled = connection.as_mut().poll(cx).map(drop);
+                let allowed = connection.current_max_send_streams();
+                if polled.is_pending()
+                    && let Some(session) = weak.upgrade()
+                    && (allowed != UNKNOWN || session.is_known())
+                    && let Some(pool) = pool.upgrade()
+                {
+                    nudge.0.done.store(true, SeqCst);
+                    session.allow(allowed, &pool);
+                }
+                polled
+            })
+            .await;
+            if let Some(session) = weak.upgrade() {
+                session.retire();
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.session_changed();
+            }
+        });
+        Ok(session)
+    }
+
+    /// The peer allows so many streams.
+    fn allow(&self, streams: usize, pool: &Arc<Shared>) {
+        let limit = streams.min(pool.max_streams);
+        if self.limit.swap(limit, SeqCst) != limit || !self.known.swap(true, SeqCst) {
+            pool.session_changed();
+        }
+    }
+
+    /// How many streams it may carry, as far as is known.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(SeqCst)
+    }
+
+    /// Whether the peer has said how many streams it allows.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(SeqCst)
+    }
+
+    /// It has answered, so its SETTINGS have come, even if they said what was supposed.
+    pub(super) fn answered(&self, now: u64, pool: &Arc<Shared>) {
+        self.heard.store(now, Relaxed);
+        if !self.is_known() {
+            self.allow(UNKNOWN, pool);
+        }
+    }
+
+    /// Gives it no more streams.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, SeqCst);
+    }
+
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.retired.load(SeqCst) && !self.sender.is_closed()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.is_open() && self.active.load(SeqCst) < self.limit()
+    }
+}
+
+/// Spawns hyper's tasks. The first is the one that reads from the connection; the task that can ask how many streams are
+/// allowed is another, which is woken after it until it knows.
+#[derive(Clone)]
+struct Exec(Nudge);
+
+impl<F> hyper::rt::Executor<F> for Exec
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        if self.0.0.started.swap(true, SeqCst) {
+            tokio::spawn(task);
+            return;
+        }
+        let nudge = self.0.clone();
+        let mut task = Box::pin(task);
+        tokio::spawn(poll_fn(move |cx| {
+            let polled = Pin::new(&mut task).poll(cx);
+            nudge.wake();
+            polled
+        }));
+    }
+}
+
+#[derive(Clone, Default)]
+struct Nudge(Arc<Nudged>);
+
+#[derive(Default)]
+struct Nudged {
+    started: AtomicBool,
+    done: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Nudge {
+    fn register(&self, cx: &Context<'_>) {
+        if !self.0.done.load(SeqCst) {
+            *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if !self.0.done.load(SeqCst) {
+            let waker = self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
