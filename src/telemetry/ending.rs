@@ -13,7 +13,7 @@ use http::{
     header::{self, HeaderName},
 };
 use http_body::Body as HttpBody;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{Finished, Interest, MethodLabel, Recorder, RequestFacts};
 use crate::{
@@ -35,6 +35,7 @@ pub(super) struct Ending {
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
     answered: Option<Outcome>,
+    head_after: Option<Duration>,
     response_bytes: u64,
     due: Due,
     ended: bool,
@@ -74,6 +75,7 @@ impl Ending {
             status: None,
             grpc_status: None,
             answered: None,
+            head_after: None,
             response_bytes: 0,
             due: if *request.method() == Method::HEAD { Due::Nothing } else { Due::Unknown },
             ended: false,
@@ -98,10 +100,7 @@ impl Ending {
             Due::Unknown => due(response),
             due => due,
         };
-        let began = self.exchange.began();
-        self.exchange.update(|record| {
-            record.head_after.get_or_insert_with(|| now.saturating_duration_since(began));
-        });
+        self.head_after = Some(now.saturating_duration_since(self.exchange.began()));
         if response.body().is_end_stream() {
             self.end(now, &How::Complete);
         } else {
@@ -136,6 +135,7 @@ impl Ending {
             How::Dropped => self.answered.unwrap_or(Outcome::Cancelled),
         });
         record.outcome = Some(outcome);
+        record.head_after = record.head_after.or(self.head_after);
         if let (None, How::Failed(_, Some(error))) = (&record.detail, how) {
             record.detail = Some(text_of(*error));
         }
