@@ -111,13 +111,17 @@ impl Body {
     /// The same body with one more observer. On a body that has already ended the observer hears so at once.
     #[must_use]
     pub fn observed(mut self, observer: impl Observer) -> Self {
-        let mut observer = Box::new(observer);
+        self.observe(Box::new(observer));
+        self
+    }
+
+    /// [`observed`](Self::observed) in place, by an observer that is in its box already.
+    pub(crate) fn observe(&mut self, mut observer: Box<dyn Observer>) {
         if self.kind.is_end_stream() {
             observer.end(End::Complete);
         } else {
             self.observers.push(observer);
         }
-        self
     }
 
     fn end(&mut self, end: &End<'_>) {

@@ -8,9 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{self, HeaderName},
+};
 use http_body::Body as HttpBody;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{Finished, Interest, MethodLabel, Recorder, RequestFacts};
 use crate::{
@@ -18,6 +21,8 @@ use crate::{
     body::{End, Observer},
     exchange::Exchange,
 };
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 pub(super) type Recorders = Arc<Vec<Arc<dyn Recorder>>>;
 
@@ -30,6 +35,7 @@ pub(super) struct Ending {
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
     answered: Option<Outcome>,
+    head_after: Option<Duration>,
     response_bytes: u64,
     due: Due,
     ended: bool,
@@ -51,7 +57,9 @@ enum How<'a> {
 
 impl Ending {
     /// Begins the exchange of `request`, if any recorder wants to know.
-    pub(super) fn begin<B>(recorders: &Recorders, request: &mut Request<B>) -> Option<Self> {
+    ///
+    /// In its box from the beginning: it is moved a few times before it watches the body, which needs one anyway.
+    pub(super) fn begin(recorders: &Recorders, request: &mut Request<Body>) -> Option<Box<Self>> {
         let interest = recorders.iter().map(|recorder| recorder.interest()).max()?;
         if interest == Interest::None {
             return None;
@@ -59,7 +67,7 @@ impl Ending {
         let exchange = Exchange::begin();
         let facts = (interest == Interest::Request).then(|| RequestFacts::of(request));
         request.extensions_mut().insert(exchange.clone());
-        let ending = Self {
+        let ending = Box::new(Self {
             recorders: Arc::clone(recorders),
             exchange,
             method: request.method().into(),
@@ -67,41 +75,37 @@ impl Ending {
             status: None,
             grpc_status: None,
             answered: None,
+            head_after: None,
             response_bytes: 0,
             due: if *request.method() == Method::HEAD { Due::Nothing } else { Due::Unknown },
             ended: false,
-        };
+        });
+        if !request.body().is_end_stream() {
+            request.body_mut().observe(Box::new(RequestBytes(ending.exchange.clone())));
+        }
         for recorder in recorders.iter() {
             guarded(|| recorder.begun());
         }
         Some(ending)
     }
 
-    /// The request's body, counted.
-    pub(super) fn count(&self, body: Body) -> Body {
-        if body.is_end_stream() { body } else { body.observed(RequestBytes(self.exchange.clone())) }
-    }
-
-    /// The head is there: the response, watched to its end.
-    pub(super) fn head(mut self, response: Response<Body>) -> Response<Body> {
+    /// The head is there: from now on the response's body is watched, to its end.
+    pub(super) fn head(mut self: Box<Self>, response: &mut Response<Body>) {
         let now = Instant::now();
         let status = response.status();
         self.status = Some(status);
         self.answered = response.extensions().get().copied();
         self.grpc_status = grpc_status(response.headers());
         self.due = match self.due {
-            Due::Unknown => due(&response),
+            Due::Unknown => due(response),
             due => due,
         };
-        let began = self.exchange.began();
-        self.exchange.update(|record| {
-            record.head_after.get_or_insert_with(|| now.saturating_duration_since(began));
-        });
+        self.head_after = Some(now.saturating_duration_since(self.exchange.began()));
         if response.body().is_end_stream() {
             self.end(now, &How::Complete);
-            return response;
+        } else {
+            response.body_mut().observe(self);
         }
-        response.map(|body| body.observed(self))
     }
 
     /// The service failed.
@@ -131,6 +135,7 @@ impl Ending {
             How::Dropped => self.answered.unwrap_or(Outcome::Cancelled),
         });
         record.outcome = Some(outcome);
+        record.head_after = record.head_after.or(self.head_after);
         if let (None, How::Failed(_, Some(error))) = (&record.detail, how) {
             record.detail = Some(text_of(*error));
         }
@@ -218,7 +223,7 @@ fn due(response: &Response<Body>) -> Due {
 }
 
 fn grpc_status(fields: &HeaderMap) -> Option<u32> {
-    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

@@ -18,11 +18,11 @@ use crate::{Body, BoxError};
 pub struct ResponseFuture<F> {
     #[pin]
     inner: F,
-    ending: Option<Ending>,
+    ending: Option<Box<Ending>>,
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, ending: Option<Ending>) -> Self {
+    pub(super) fn new(inner: F, ending: Option<Box<Ending>>) -> Self {
         Self { inner, ending }
     }
 }
@@ -40,7 +40,10 @@ where
         let this = self.project();
         let answer = ready!(this.inner.poll(cx)).map(|response| response.map(Body::new));
         Poll::Ready(match (answer, this.ending.take()) {
-            (Ok(response), Some(ending)) => Ok(ending.head(response)),
+            (Ok(mut response), Some(ending)) => {
+                ending.head(&mut response);
+                Ok(response)
+            }
             (Err(error), Some(ending)) => {
                 ending.failed(&error);
                 Err(error)

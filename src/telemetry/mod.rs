@@ -11,6 +11,7 @@
 //!    [`Error`](crate::Error) that ended it ([`Internal`](crate::Outcome::Internal) for a service's other errors and for
 //!    a panic, [`ResponseTruncated`](crate::Outcome::ResponseTruncated) for a body's); the outcome in the response's
 //!    extensions; [`Cancelled`](crate::Outcome::Cancelled) if it was dropped, else [`Completed`](crate::Outcome::Completed).
+//!    So a layer writes an outcome to the exchange when it is final, not after an attempt that another may follow.
 //! 3. A body dropped after the last byte that was due is complete: servers do not read on after `Content-Length` bytes or
 //!    trailers, and do not read the body of an answer to `HEAD`, or of a 1xx, 204 or 304, at all.
 //! 4. When no recorder wants a record, nothing is begun and nothing is watched.

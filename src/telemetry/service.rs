@@ -47,9 +47,6 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let mut request = request.map(Body::new);
         let ending = Ending::begin(&self.recorders, &mut request);
-        if let Some(ending) = &ending {
-            request = request.map(|body| ending.count(body));
-        }
         ResponseFuture::new(self.inner.call(request), ending)
     }
 }
