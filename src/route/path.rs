@@ -174,7 +174,7 @@ fn has_escaped_unreserved(path: &[u8]) -> Result<bool, InvalidPath> {
     while let Some(&byte) = path.get(at) {
         match byte {
             b'%' => {
-                let decoded = decode(path, at).ok_or(refuse(at, Refusal::MalformedEscape))?;
+                let decoded = decode(path, at).ok_or_else(|| refuse(at, Refusal::MalformedEscape))?;
                 if decoded.is_ascii_control() {
                     return Err(refuse(at, Refusal::ControlCharacter));
                 }
@@ -215,7 +215,7 @@ fn rewrite(path: &str) -> Result<String, InvalidPath> {
             "" => {}
             "." => normal.truncate(start),
             ".." => {
-                let parent = normal[..start - 1].rfind('/').ok_or(refuse(offset, Refusal::AboveRoot))?;
+                let parent = normal[..start - 1].rfind('/').ok_or_else(|| refuse(offset, Refusal::AboveRoot))?;
                 normal.truncate(parent + 1);
             }
             decoded if hides_dots(decoded) => return Err(refuse(offset, Refusal::HiddenDotSegment)),

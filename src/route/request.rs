@@ -192,7 +192,6 @@ impl Conditions {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the value is made for this call")]
 fn fits(expected: &ValueMatch, found: Option<Cow<'_, [u8]>>) -> bool {
     match (expected, found) {
         (ValueMatch::Exact(expected), Some(found)) => expected.as_bytes() == found.as_ref(),

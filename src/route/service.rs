@@ -156,6 +156,7 @@ impl<S> fmt::Debug for Router<S> {
 pub struct RouteFuture<S: Service<Request<B>>, B>(#[pin] State<S, B>);
 
 #[pin_project(project = StateProjection)]
+#[expect(clippy::large_enum_variant, reason = "nearly every request takes the large one")]
 enum State<S: Service<Request<B>>, B> {
     Called(#[pin] Oneshot<S, Request<B>>),
     Answered(Option<Answer>),

@@ -79,7 +79,7 @@ pub(super) fn explain<'t, T>(table: &'t RouteTable<T>, request: RequestView<'_>)
         request: format!(
             "{} {} {}",
             request.method,
-            request.host().unwrap_or("(no host)".into()),
+            request.host().unwrap_or_else(|| "(no host)".into()),
             path_and_query(request)
         ),
         candidates,
