@@ -417,7 +417,7 @@ fn reference(routes: &[Route], request: &Request<()>) -> Option<[usize; 3]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn the_table_agrees_with_looking_at_everything(
