@@ -143,10 +143,9 @@ impl<'a> RequestView<'a> {
 }
 
 fn without_port(host: &str) -> &str {
-    match host.find(']') {
-        Some(end) if host.starts_with('[') => &host[..=end],
-        _ => host.split(':').next().unwrap_or(host),
-    }
+    // The colons of an IPv6 address stand in brackets.
+    let end = if host.starts_with('[') { host.find(']').map(|end| end + 1) } else { host.find(':') };
+    end.map_or(host, |end| &host[..end])
 }
 
 fn form_decoded(text: &str) -> Cow<'_, [u8]> {
