@@ -2,7 +2,7 @@
 //!
 //! A [`RouteTable`] is compiled from the [configuration](crate::config)'s routes, finds the one rule that a request
 //! belongs to, and [explains](RouteTable::explain) why. A [`Router`] is the service around it: for a gateway over a
-//! compiled table, and for code over routes written with its [`Builder`].
+//! compiled table, and for code over routes written with its [`RouterBuilder`].
 //!
 //! 1. A path is matched and forwarded in one [normal form](path); what has none is answered 400.
 //! 2. The most specific host with a match that fits wins, and of its matches the one with the greatest [`Specificity`]:
@@ -51,7 +51,7 @@ mod target;
 mod tests;
 
 pub use self::{
-    builder::{Builder, RouterError},
+    builder::{RouterBuilder, RouterError},
     request::{Condition, Unmet},
     service::{RouteFuture, Router},
     specificity::{HostRank, PathRank, Specificity, TieBreak},
