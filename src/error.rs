@@ -1,6 +1,6 @@
 //! The one error of the leaf: what failed, on whose side, and whether a byte was sent.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use http::StatusCode;
 
@@ -86,6 +86,13 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.outcome.status()
+    }
+}
+
+/// Services that cannot fail stand beside ones that do.
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

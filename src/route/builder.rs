@@ -28,7 +28,7 @@ use crate::config::{Conflicts, Host, InvalidHost, Match, Route, Rule};
 /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 /// ```
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder<S> {
+pub struct RouterBuilder<S> {
     routes: Vec<Route>,
     /// One for each rule, in the order in which the table asks for them.
     targets: Vec<S>,
@@ -57,7 +57,7 @@ pub enum RouterError {
     Table(#[from] TableError),
 }
 
-impl<S> Builder<S> {
+impl<S> RouterBuilder<S> {
     pub(super) fn new() -> Self {
         Self { routes: Vec::new(), targets: Vec::new(), fallback: None, conflicts: Conflicts::Refuse, error: None }
     }
@@ -132,9 +132,12 @@ impl<S> Builder<S> {
     }
 }
 
-impl<S> fmt::Debug for Builder<S> {
+impl<S> fmt::Debug for RouterBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("routes", &self.routes).field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("RouterBuilder")
+            .field("routes", &self.routes)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
     }
 }
 

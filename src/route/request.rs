@@ -143,10 +143,9 @@ impl<'a> RequestView<'a> {
 }
 
 fn without_port(host: &str) -> &str {
-    match host.find(']') {
-        Some(end) if host.starts_with('[') => &host[..=end],
-        _ => host.split(':').next().unwrap_or(host),
-    }
+    // The colons of an IPv6 address stand in brackets.
+    let end = if host.starts_with('[') { host.find(']').map(|end| end + 1) } else { host.find(':') };
+    end.map_or(host, |end| &host[..end])
 }
 
 fn form_decoded(text: &str) -> Cow<'_, [u8]> {
@@ -192,7 +191,6 @@ impl Conditions {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the value is made for this call")]
 fn fits(expected: &ValueMatch, found: Option<Cow<'_, [u8]>>) -> bool {
     match (expected, found) {
         (ValueMatch::Exact(expected), Some(found)) => expected.as_bytes() == found.as_ref(),

@@ -13,7 +13,7 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::{
-    Builder, Explanation, RouteTable,
+    Explanation, RouteTable, RouterBuilder,
     path::{self, InvalidPath},
 };
 use crate::{Outcome, exchange::Exchange};
@@ -66,8 +66,8 @@ struct Shared<S> {
 
 impl<S> Router<S> {
     /// Begins a router of routes written in code.
-    pub fn builder() -> Builder<S> {
-        Builder::new()
+    pub fn builder() -> RouterBuilder<S> {
+        RouterBuilder::new()
     }
 
     /// A router over a table that is compiled already.
@@ -156,6 +156,7 @@ impl<S> fmt::Debug for Router<S> {
 pub struct RouteFuture<S: Service<Request<B>>, B>(#[pin] State<S, B>);
 
 #[pin_project(project = StateProjection)]
+#[expect(clippy::large_enum_variant, reason = "nearly every request takes the large one")]
 enum State<S: Service<Request<B>>, B> {
     Called(#[pin] Oneshot<S, Request<B>>),
     Answered(Option<Answer>),

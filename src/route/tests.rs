@@ -32,7 +32,7 @@ impl<B> Service<Request<B>> for Echo {
     }
 }
 
-fn shop() -> Builder<Echo> {
+fn shop() -> RouterBuilder<Echo> {
     Router::builder()
         .route("cart", ["shop.example"], Match::prefix("/cart"), Echo("cart"))
         .rule(Match { method: Some(Method::POST), ..Match::prefix("/cart") }, Echo("post"))
@@ -156,7 +156,7 @@ async fn an_explanation_is_of_the_normal_form() {
 #[test]
 fn mistakes_are_told_when_the_router_is_built() {
     let route = |host: &'static str, path: &str| Router::builder().route("r", [host], Match::prefix(path), Echo("r"));
-    let error = |builder: Builder<Echo>| builder.build().unwrap_err().to_string();
+    let error = |builder: RouterBuilder<Echo>| builder.build().unwrap_err().to_string();
     assert!(error(route("a b", "/")).starts_with("route `r`: `a b` is not a host"));
     assert!(error(route("*", "x")).starts_with("route `r`, rules[0].matches[0]: no request has the path `x`"));
     assert!(error(route("*", "/x").rule(Match::prefix("/x/"), Echo("s"))).contains("asks the same as"));

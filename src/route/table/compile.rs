@@ -1,17 +1,15 @@
 //! From the configuration to the table.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, hash_map},
-    fmt,
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc};
 
 use foldhash::fast::RandomState;
 use http::Method;
 use thiserror::Error;
 
-use super::{CompiledRule, Entry, RouteTable, RuleFacts, index::HostIndex, index::Map};
+use super::{
+    CompiledRule, Entry, RouteTable, RuleFacts,
+    index::{HostIndex, Map},
+};
 use crate::{
     config::{Conflicts, Host, Match, PathMatch, Route, ValueMatch},
     route::{
@@ -75,8 +73,41 @@ impl fmt::Display for Place {
 pub(super) fn compile<T>(
     routes: &[Route],
     conflicts: Conflicts,
-    mut target: impl FnMut(&Route, usize) -> T,
+    target: impl FnMut(&Route, usize) -> T,
 ) -> Result<RouteTable<T>, TableError> {
+    let (entries, rules) = collect(routes, target)?;
+    let hosts: Vec<Vec<Host>> = routes.iter().map(hosts_of).collect();
+    if conflicts == Conflicts::Refuse {
+        refuse_conflicts(&entries, &hosts)?;
+    }
+    let mut table = RouteTable {
+        exact: Map::default(),
+        one_label: Map::default(),
+        wildcards: Map::default(),
+        longest_suffix: 0,
+        any: None,
+        entries: Vec::new(),
+        rules,
+    };
+    for (id, entry) in entries.iter().enumerate() {
+        for host in entry.hosts(&hosts) {
+            table.host_mut(host).insert(&entry.path, id);
+        }
+    }
+    table.entries = entries;
+    let suffixes = table.one_label.keys().chain(table.wildcards.keys());
+    table.longest_suffix = suffixes.map(|suffix| suffix.len()).max().unwrap_or(0);
+    let RouteTable { exact, one_label, wildcards, any, .. } = &mut table;
+    let named = exact.values_mut().chain(one_label.values_mut()).chain(wildcards.values_mut());
+    named.chain(any).for_each(HostIndex::finish);
+    Ok(table)
+}
+
+/// Every match, the most specific first: an entry's place is its number. And every rule, as it is written.
+fn collect<T>(
+    routes: &[Route],
+    mut target: impl FnMut(&Route, usize) -> T,
+) -> Result<(Vec<Entry>, Vec<CompiledRule<T>>), TableError> {
     let mut rules = Vec::new();
     let mut entries = Vec::new();
     // A rule without matches takes every request.
@@ -89,56 +120,37 @@ pub(super) fn compile<T>(
                 let position = [route_index, rule_index, match_index];
                 entries.push(entry(route, &name, position, rules.len(), matching)?);
             }
-            let facts =
-                RuleFacts { route: Arc::clone(&name), rule: rule.name.as_deref().map(Into::into), index: rule_index };
+            let rule_name = rule.name.as_deref().map(Into::into);
+            let facts = RuleFacts { route: Arc::clone(&name), rule: rule_name, index: rule_index };
             rules.push(CompiledRule { facts: Arc::new(facts), target: target(route, rule_index) });
         }
     }
-    // From here on an entry's number is its place in the order.
     entries.sort_by(|a, b| b.specificity.cmp(&a.specificity));
+    Ok((entries, rules))
+}
 
-    let mut table = RouteTable {
-        exact: Map::default(),
-        one_label: Map::default(),
-        wildcards: Map::default(),
-        longest_suffix: 0,
-        any: None,
-        entries,
-        rules,
-    };
-    let hosts: Vec<Vec<Host>> = routes.iter().map(hosts_of).collect();
-    // What was seen so far: by host, what is asked for, and who asked first.
-    let mut seen: HashMap<&Host, HashMap<Asked, usize, RandomState>, RandomState> = HashMap::default();
-    let entries = std::mem::take(&mut table.entries);
-    for (id, entry) in entries.iter().enumerate() {
-        let [route, ..] = entry.specificity.position.0;
-        for host in hosts.get(route).into_iter().flatten() {
-            match seen.entry(host).or_default().entry(Asked::by(entry)) {
-                hash_map::Entry::Vacant(free) => {
-                    free.insert(id);
-                }
-                // The same thing twice in one rule leads to the same place.
-                hash_map::Entry::Occupied(first)
-                    if conflicts == Conflicts::Refuse && entries[*first.get()].rule != entry.rule =>
-                {
-                    return Err(TableError::Conflict {
-                        host: host.clone(),
-                        first: Place::of(&entries[*first.get()].specificity),
-                        second: Place::of(&entry.specificity),
-                    });
-                }
-                hash_map::Entry::Occupied(_) => {}
+/// Refuses two rules that ask the same for the same host. Twice the same in one rule leads to the same place.
+fn refuse_conflicts(entries: &[Entry], hosts: &[Vec<Host>]) -> Result<(), TableError> {
+    // By host, what is asked for, and who asked first.
+    let mut seen: HashMap<&Host, HashMap<Asked, &Entry, RandomState>, RandomState> = HashMap::default();
+    for entry in entries {
+        for host in entry.hosts(hosts) {
+            let first = *seen.entry(host).or_default().entry(Asked::by(entry)).or_insert(entry);
+            if first.rule != entry.rule {
+                let [first, second] = [first, entry].map(|entry| Place::of(&entry.specificity));
+                return Err(TableError::Conflict { host: host.clone(), first, second });
             }
-            table.host_mut(host).insert(&entry.path, id);
         }
     }
-    table.entries = entries;
-    let suffixes = table.one_label.keys().chain(table.wildcards.keys());
-    table.longest_suffix = suffixes.map(|suffix| suffix.len()).max().unwrap_or(0);
-    let RouteTable { exact, one_label, wildcards, any, .. } = &mut table;
-    let named = exact.values_mut().chain(one_label.values_mut()).chain(wildcards.values_mut());
-    named.chain(any).for_each(HostIndex::finish);
-    Ok(table)
+    Ok(())
+}
+
+impl Entry {
+    /// Its route's hosts, of every route's.
+    fn hosts<'h>(&self, hosts: &'h [Vec<Host>]) -> &'h [Host] {
+        let [route, ..] = self.specificity.position.0;
+        hosts.get(route).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl<T> RouteTable<T> {

@@ -41,9 +41,9 @@ pub enum Verdict {
 }
 
 pub(super) fn explain<'t, T>(table: &'t RouteTable<T>, request: RequestView<'_>) -> Explanation<'t, T> {
+    // The winner is the lookup's, and so are the walk and the conditions by which the others lose.
     let winner = table.best(request);
-    let specificity_of = |host: &Host, entry: &Entry| Specificity { host: rank(host), ..entry.specificity.clone() };
-    let winning = winner.and_then(|(host, id)| Some(specificity_of(&host.host, table.entries.get(id)?)));
+    let winning = winner.and_then(|(host, id)| Some(table.entries.get(id)?.specificity_for(&host.host)));
     let mut candidates = Vec::new();
     let mut considered: HashSet<EntryId> = HashSet::new();
     let _ = table.hosts::<()>(request.host().as_deref(), |host| {
@@ -58,16 +58,12 @@ pub(super) fn explain<'t, T>(table: &'t RouteTable<T>, request: RequestView<'_>)
             let verdict = if winner.is_some_and(|(of, winner)| winner == id && of.host == host.host) {
                 Verdict::Wins
             } else if !path_fits.contains(&id) {
-                Verdict::Unmet(Unmet {
-                    condition: Condition::Path,
-                    expected: path_words(&entry.path),
-                    found: Some(request.path().to_owned()),
-                })
+                Verdict::Unmet(unmet_path(&entry.path, request.path()))
             } else if let Some(unmet) = entry.conditions.first_unmet(request) {
                 Verdict::Unmet(unmet.explain(request))
             } else {
-                let tie_break =
-                    winning.as_ref().and_then(|winner| winner.tie_break(&specificity_of(&host.host, entry)));
+                let own = entry.specificity_for(&host.host);
+                let tie_break = winning.as_ref().and_then(|winning| winning.tie_break(&own));
                 Verdict::LessSpecific(tie_break.unwrap_or(TieBreak::Position))
             };
             considered.insert(id);
@@ -75,29 +71,29 @@ pub(super) fn explain<'t, T>(table: &'t RouteTable<T>, request: RequestView<'_>)
         }
         ControlFlow::Continue(())
     });
+    let host = request.host().unwrap_or_else(|| "(no host)".into());
+    let path = request.uri.path_and_query().map_or("", |path| path.as_str());
     Explanation {
-        request: format!(
-            "{} {} {}",
-            request.method,
-            request.host().unwrap_or("(no host)".into()),
-            path_and_query(request)
-        ),
+        request: format!("{} {host} {path}", request.method),
         candidates,
         other_hosts: table.entries.len() - considered.len(),
     }
 }
 
-fn path_and_query(request: RequestView<'_>) -> &str {
-    request.uri.path_and_query().map_or("", |path| path.as_str())
+impl Entry {
+    fn specificity_for(&self, host: &Host) -> Specificity {
+        let host = match host {
+            Host::Any => HostRank::Any,
+            Host::Exact(_) => HostRank::Exact,
+            Host::Wildcard(suffix) => HostRank::Wildcard { suffix: suffix.len(), one_label: false },
+            Host::OneLabelWildcard(suffix) => HostRank::Wildcard { suffix: suffix.len(), one_label: true },
+        };
+        Specificity { host, ..self.specificity.clone() }
+    }
 }
 
-fn rank(host: &Host) -> HostRank {
-    match host {
-        Host::Any => HostRank::Any,
-        Host::Exact(_) => HostRank::Exact,
-        Host::Wildcard(suffix) => HostRank::Wildcard { suffix: suffix.len(), one_label: false },
-        Host::OneLabelWildcard(suffix) => HostRank::Wildcard { suffix: suffix.len(), one_label: true },
-    }
+fn unmet_path(expected: &PathMatch, found: &str) -> Unmet {
+    Unmet { condition: Condition::Path, expected: path_words(expected), found: Some(found.to_owned()) }
 }
 
 fn path_words(path: &PathMatch) -> String {
@@ -189,7 +185,7 @@ impl<'t, T> Candidate<'t, T> {
     /// Where it stands in the order.
     #[must_use]
     pub fn specificity(&self) -> Specificity {
-        Specificity { host: rank(self.host), ..self.entry.specificity.clone() }
+        self.entry.specificity_for(self.host)
     }
 
     /// What became of it.

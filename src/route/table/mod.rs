@@ -38,7 +38,8 @@ use crate::config::{Conflicts, PathMatch, Route};
 ///
 /// A lookup takes a hash of the host, one of the path and one for each of the path's elements that the table knows,
 /// besides one regular expression after the other where the host has some. It does not allocate, unless the
-/// host is not in lower case, a field that is asked for has several lines, or a query is percent-encoded.
+/// host is not in lower case, a field that is asked for has several lines, a query that is asked for is percent-encoded,
+/// or a regular expression needs room to work in (which it keeps).
 ///
 /// # Example
 /// ```
@@ -79,6 +80,7 @@ pub struct RouteTable<T> {
 #[derive(Debug)]
 struct Entry {
     rule: usize,
+    /// In its normal form; a prefix without a slash at its end, so that the root is empty.
     path: PathMatch,
     conditions: Conditions,
     /// With no particular host.
@@ -176,7 +178,7 @@ impl<T> RouteTable<T> {
         let (_, id) = self.best(request)?;
         let entry = self.entries.get(id)?;
         let prefix_len = match &entry.path {
-            PathMatch::Prefix(prefix) => prefix.trim_end_matches('/').len(),
+            PathMatch::Prefix(prefix) => prefix.len(),
             _ => request.path().len(),
         };
         Some(Found { rule: self.rules.get(entry.rule)?, prefix_len })
