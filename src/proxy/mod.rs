@@ -85,3 +85,5 @@ pub use self::{
 mod desync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire;
