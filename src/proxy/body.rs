@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -17,33 +18,44 @@ use crate::{
     body::{Body, End, Observer},
 };
 
-/// The body, its trailers without the fields that must not be there.
-pub(super) fn without_forbidden_trailers(body: Body) -> Body {
-    Body::new(Cleaned(body))
+/// The body, received in `version`, its trailers without the fields that must not be there.
+pub(super) fn without_forbidden_trailers(body: Body, version: Version) -> Body {
+    Body::new(Cleaned { body, chunked: version < Version::HTTP_2 })
 }
 
-struct Cleaned(Body);
+struct Cleaned {
+    body: Body,
+    chunked: bool,
+}
 
 impl HttpBody for Cleaned {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
+        loop {
+            let mut polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let Some(trailers) = polled.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) else {
+                return Poll::Ready(polled);
+            };
+            // hyper has trailers without a field in them only where a bare LF ends their section: what came after it, up
+            // to a CRLF of its own, was taken for trailers too, and someone else may have read it as the next message.
+            if trailers.is_empty() && self.chunked {
+                return Poll::Ready(Some(Err("a bare LF ends the trailers of a chunked body".into())));
+            }
             fields::remove_if(trailers, fields::is_forbidden_trailer);
+            if !trailers.is_empty() {
+                return Poll::Ready(polled);
+            }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
 

@@ -62,7 +62,7 @@ fn get() -> http::request::Builder {
 }
 
 /// A body of unknown length, fed by a sender.
-fn piped() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, Body) {
+pub(super) fn piped() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>, Body) {
     struct Piped(mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>);
     impl HttpBody for Piped {
         type Data = Bytes;

@@ -2,15 +2,18 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Version, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper::{client, server, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::Mutex,
 };
 use tower::{ServiceExt, service_fn as tower_service_fn};
 use tower_layer::Layer;
+use tower_service::Service;
 
 use super::*;
 use crate::{Body, Error, Outcome, Sent};
@@ -22,27 +25,36 @@ struct Wire {
     tunnels: Tunnels,
 }
 
-async fn wire(layer: ForwardLayer) -> Wire {
-    let (client, server_io) = tokio::io::duplex(1 << 16);
-    let (client_io, upstream) = tokio::io::duplex(1 << 16);
-    let (sender, connection) = client::conn::http1::handshake::<_, Body>(TokioIo::new(client_io)).await.unwrap();
+/// What stands for a pool: one connection to an upstream, the far end of which is returned.
+async fn upstream(
+    layer: ForwardLayer,
+) -> (impl Service<Request<Body>, Response = Response<Body>, Error = Error, Future: Send> + Clone + Send, DuplexStream)
+{
+    let (io, upstream) = tokio::io::duplex(1 << 16);
+    let (sender, connection) = client::conn::http1::handshake::<_, Body>(TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
-
-    let tunnels = Tunnels::new();
     let sender = Arc::new(Mutex::new(sender));
-    let forward =
-        layer.via("edge").unwrap().tunnels(tunnels.clone()).layer(tower_service_fn(move |request: Request<Body>| {
-            let sender = Arc::clone(&sender);
-            async move {
-                let failed = |error| Error::new(Outcome::UpstreamReset).with_sent(Sent::Possibly).with_source(error);
-                let response = {
-                    let mut sender = sender.lock().await;
-                    sender.ready().await.map_err(failed)?;
-                    sender.send_request(request)
-                };
-                Ok::<_, Error>(response.await.map_err(failed)?.map(Body::from))
-            }
-        }));
+    let forward = layer.via("edge").unwrap().layer(tower_service_fn(move |mut request: Request<Body>| {
+        let sender = Arc::clone(&sender);
+        async move {
+            let failed = |error| Error::new(Outcome::UpstreamReset).with_sent(Sent::Possibly).with_source(error);
+            *request.uri_mut() = request.uri().path_and_query().cloned().unwrap().into();
+            *request.version_mut() = Version::HTTP_11;
+            let response = {
+                let mut sender = sender.lock().await;
+                sender.ready().await.map_err(failed)?;
+                sender.send_request(request)
+            };
+            Ok::<_, Error>(response.await.map_err(failed)?.map(Body::from))
+        }
+    }));
+    (forward, upstream)
+}
+
+async fn wire(layer: ForwardLayer) -> Wire {
+    let tunnels = Tunnels::new();
+    let (forward, upstream) = upstream(layer.tunnels(tunnels.clone())).await;
+    let (client, server_io) = tokio::io::duplex(1 << 16);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let forward = forward.clone();
         async move {
@@ -298,4 +310,100 @@ async fn an_upgrade_with_a_body_is_a_plain_request() {
     // A switch now would take what follows on the client's connection for the new protocol.
     upstream.write_all(SWITCHING).await.unwrap();
     assert!(head(&mut client).await.starts_with("HTTP/1.1 502 "));
+}
+
+#[tokio::test]
+async fn every_answer_means_one_thing() {
+    for (answer, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", "200 content-length: 2 ok"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "200 content-length: 2 ok"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "200 content-length: 2 ok"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "502"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok", "502"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "200 transfer-encoding: chunked 2\r\nok\r\n0\r\n\r\n",
+        ),
+        ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "502"),
+        ("HTTP/1.0 200 OK\r\n\r\nok", "200 transfer-encoding: chunked 2\r\nok\r\n0\r\n\r\n"),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", "204 "),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", "304 "),
+        (
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "200 content-length: 2 ok",
+        ),
+        ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok", "502"),
+        ("HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 2\r\n\r\nok", "502"),
+        ("garbage\r\n\r\n", "502"),
+        ("", "502"),
+    ] {
+        let Wire { mut client, mut upstream, .. } = wire(ForwardLayer::new()).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        head(&mut upstream).await;
+        upstream.write_all(answer.as_bytes()).await.unwrap();
+        drop(upstream);
+        let head = head(&mut client).await;
+        let status = head.get(9..12).unwrap();
+        let framing: Vec<_> = head
+            .lines()
+            .filter(|line| line.starts_with("content-length") || line.starts_with("transfer-encoding"))
+            .collect();
+        let body = rest(&mut client).await;
+        let got = format!("{status} {} {body}", framing.join(" "));
+        match expected {
+            "502" => assert_eq!(status, "502", "{answer:?}: {head}"),
+            _ => assert_eq!(got.trim_end_matches(' '), expected.trim_end_matches(' '), "{answer:?}"),
+        }
+    }
+}
+
+/// A client on HTTP/2, in front of an upstream on HTTP/1.1.
+#[tokio::test]
+async fn http2_becomes_http1_and_back() {
+    let (client_io, server_io) = tokio::io::duplex(1 << 16);
+    let (forward, mut upstream) = upstream(ForwardLayer::new()).await;
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let forward = forward.clone();
+        async move { forward.oneshot(request.map(Body::from)).await }
+    });
+    tokio::spawn(
+        server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(server_io), service),
+    );
+    let (mut sender, connection) =
+        client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client_io)).await.unwrap();
+    tokio::spawn(connection);
+
+    let (frames, body) = tests::piped();
+    let request = Request::post("http://shop.example:8080/x?y")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("te", "trailers")
+        .header("trailer", "x-sum")
+        .body(body)
+        .unwrap();
+    let answer = tokio::spawn(sender.send_request(request));
+    let asked = head(&mut upstream).await;
+    assert!(asked.starts_with("POST /x?y HTTP/1.1\r\n"), "{asked}");
+    for line in
+        ["host: shop.example:8080", "cookie: a=1; b=2", "te: trailers", "via: 2.0 edge", "transfer-encoding: chunked"]
+    {
+        assert!(asked.contains(&format!("\r\n{line}\r\n")), "{line}: {asked}");
+    }
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", "7".parse().unwrap());
+    trailers.insert("x-forwarded-for", "1.1.1.1".parse().unwrap());
+    frames.send(Ok(Frame::data("hello".into()))).unwrap();
+    frames.send(Ok(Frame::trailers(trailers))).unwrap();
+    let body = "5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n";
+    assert_eq!(text(&mut upstream, body.len()).await, body);
+
+    let answered = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\ncontent-length: 9\r\n\r\n";
+    upstream.write_all(answered).await.unwrap();
+    let answer = answer.await.unwrap().unwrap();
+    assert!(!answer.headers().contains_key("connection") && !answer.headers().contains_key("transfer-encoding"));
+    let answer = answer.into_body().collect().await.unwrap();
+    let trailers = answer.trailers().unwrap();
+    assert_eq!((trailers.len(), &trailers["grpc-status"]), (1, &HeaderValue::from_static("0")));
+    assert_eq!(answer.to_bytes(), "ok");
 }
