@@ -6,12 +6,11 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use thiserror::Error;
 
 use crate::{Error, Outcome, connection::ConnectionInfo};
 
 /// Why a request is not forwarded: the source of the [`Error`] it is answered with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// There is no `Host`, and nothing else that says whom the request is for (RFC 9112 section 3.2).

@@ -76,7 +76,7 @@ pub(super) fn prepare(request: Request<Body>, settings: &Settings) -> Prepared {
 
     let expects = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if !body.is_end_stream() && may_have_trailers(&body, parts.version) {
-        body = body::without_forbidden_trailers(body, parts.version);
+        body = body::cleaned(body, parts.version, Outcome::BadRequest);
     }
     let mut gate = None;
     let mut request = Request::from_parts(parts, body);

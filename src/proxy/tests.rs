@@ -399,6 +399,19 @@ fn who_is_gone_takes_the_upstreams_work_along() {
 }
 
 #[test]
+fn a_body_with_the_wrong_bytes_in_it_says_so() {
+    let failure = |error: std::io::ErrorKind| {
+        let (sender, body) = piped();
+        sender.send(Err(std::io::Error::from(error).into())).unwrap();
+        let seen = forwarded(Request::post("/").header("host", "a"), body);
+        let failure = tokio_test::block_on(seen.into_body().collect()).unwrap_err();
+        failure.downcast_ref::<Error>().map(Error::outcome)
+    };
+    assert_eq!(failure(std::io::ErrorKind::InvalidInput), Some(Outcome::BadRequest));
+    assert_eq!(failure(std::io::ErrorKind::UnexpectedEof), None);
+}
+
+#[test]
 fn a_request_whose_body_failed_is_the_clients_fault() {
     let service =
         |error: fn() -> Error| layer().layer(tower_service_fn(move |_: Request<Body>| async move { Err(error()) }));
