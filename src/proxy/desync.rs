@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceExt, service_fn as tower_service_fn};
 use tower_layer::Layer;
@@ -76,8 +77,9 @@ async fn run(input: &[u8]) -> (Vec<String>, Vec<u16>) {
     let connection =
         http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service).with_upgrades();
     let client = async move {
-        client.write_all(input).await.unwrap();
-        client.shutdown().await.unwrap();
+        // The server may have heard enough.
+        let _ = client.write_all(input).await;
+        let _ = client.shutdown().await;
         let mut output = Vec::new();
         client.read_to_end(&mut output).await.unwrap();
         output
@@ -122,6 +124,37 @@ async fn every_input_means_one_thing() {
             _ => false,
         };
         assert!(fits, "{:?}: {seen:?} {statuses:?}, expected {expected:?}", String::from_utf8_lossy(input));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Bytes of the corpus exchanged, doubled, left out: whatever comes of it, what is forwarded has one length, its own.
+    #[test]
+    fn what_passes_is_framed_by_its_body(
+        picks in prop::collection::vec(0..CORPUS.len(), 1..3),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"\r\n \t:;,0a\0"[..]), 0..3_u8), 0..4),
+    ) {
+        let mut bytes: Vec<u8> = picks.iter().flat_map(|&pick| CORPUS[pick].0).copied().collect();
+        for (at, byte, edit) in edits {
+            let at = at.index(bytes.len());
+            match edit {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => { bytes.remove(at); }
+            }
+        }
+        let (seen, statuses) = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(&bytes));
+        prop_assert!(statuses.len() >= seen.iter().filter(|line| !line.ends_with(" failed")).count());
+        for line in seen.iter().filter(|line| !line.ends_with(" failed")) {
+            let (head, body) = line.split_once(" \"").unwrap();
+            let length = head.rsplit(' ').next().unwrap();
+            let body = body.strip_suffix('"').unwrap();
+            if !body.contains(['\\', '\u{fffd}']) {
+                prop_assert!(length == "-" || length == body.len().to_string(), "{}", line);
+            }
+        }
     }
 }
 

@@ -29,6 +29,10 @@
 //! `h2c`, unless [`ForwardLayer::refuse_h2c`] says otherwise. Only the upstream's own 101 to a protocol that was asked for
 //! switches protocols: then a [tunnel](Tunnels) is made.
 //!
+//! What is refused is an [`Error`](crate::Error) with [`Outcome`](crate::Outcome) `BadRequest`, `NotImplemented` or `Loop`,
+//! nothing of it sent; a switch that went wrong is one with `UpgradeFailed`. An error of the inner service passes, except
+//! that one caused by the request's own body becomes the client's.
+//!
 //! # Caveats
 //! - Informational responses other than 100 and 101, such as 103, are not passed on: hyper's server cannot send them.
 //! - Over HTTP/1.1 only trailers named by a `Trailer` field are sent, and to a client only if it sent `TE: trailers`.

@@ -296,6 +296,8 @@ fn an_answer_is_framed_by_its_body() {
     assert_eq!(length(get(), response(&["5"], Body::from("hello"))), "5");
     assert_eq!(length(get(), response(&["5", "5"], Body::from("hello"))), "5");
     assert_eq!(length(get(), response(&["9"], Body::from("hello"))), "5");
+    assert_eq!(length(get(), response(&["+5"], Body::from("hello"))), "5");
+    assert_eq!(length(get(), response(&["5, 5"], Body::from("hello"))), "5");
     assert_eq!(length(get(), response(&["9"], stream("hello"))), "");
     assert_eq!(length(get().method("HEAD"), response(&["9"], Body::empty())), "9");
     assert_eq!(length(get().method("HEAD"), response(&["9", "8"], Body::empty())), "");

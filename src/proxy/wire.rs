@@ -249,6 +249,16 @@ async fn tunnels_can_be_closed() {
 }
 
 #[tokio::test]
+async fn a_tunnel_does_not_end_because_nobody_could_close_it() {
+    let Wire { mut client, mut upstream, tunnels } = tunnel(patient()).await;
+    drop(tunnels);
+    for _ in 0..3 {
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(text(&mut upstream, 4).await, "ping");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_of_a_tunnel_slows_the_writer() {
     let Wire { mut client, mut upstream, .. } = tunnel(patient()).await;
     // What fits into the two pipes and one buffer; then nobody takes any more.
