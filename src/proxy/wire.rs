@@ -309,6 +309,22 @@ async fn a_switch_to_something_else_is_refused() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_is_not_one_is_a_plain_request() {
+    for request in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: other\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
+    ] {
+        let Wire { mut client, mut upstream, .. } = wire(patient()).await;
+        client.write_all(request).await.unwrap();
+        let asked = head(&mut upstream).await;
+        assert!(!asked.contains("upgrade"), "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn an_upgrade_with_a_body_is_a_plain_request() {
     let Wire { mut client, mut upstream, .. } = wire(patient()).await;
     let request =
