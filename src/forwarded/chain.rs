@@ -19,32 +19,21 @@ pub(super) fn client(headers: &HeaderMap, settings: &Settings, peer: IpAddr) -> 
         _ => false,
     };
     if headers.contains_key(X_FORWARDED_FOR) {
-        for line in headers.get_all(X_FORWARDED_FOR).iter().rev_lines() {
+        for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
             if !line.as_bytes().rsplit(|&b| b == b',').all(|entry| follow(address(entry))) {
                 break;
             }
         }
     } else {
-        for line in headers.get_all(header::FORWARDED).iter().rev_lines() {
+        for line in headers.get_all(header::FORWARDED).iter().rev() {
             // One that cannot be taken apart ends the walk as one bad entry does.
-            let elements = elements(line.as_bytes()).unwrap_or_default();
+            let elements = split(line.as_bytes(), b',').unwrap_or_default();
             if elements.is_empty() || !elements.iter().rev().all(|element| follow(forwarded_for(element))) {
                 break;
             }
         }
     }
     client
-}
-
-/// Field lines from the last to the first.
-trait RevLines<'a> {
-    fn rev_lines(self) -> impl Iterator<Item = &'a HeaderValue>;
-}
-
-impl<'a, I: DoubleEndedIterator<Item = &'a HeaderValue>> RevLines<'a> for I {
-    fn rev_lines(self) -> impl Iterator<Item = &'a HeaderValue> {
-        self.rev()
-    }
 }
 
 /// An address with or without a port, IPv6 with or without brackets.
@@ -59,12 +48,7 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     text.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6)
 }
 
-/// The elements of a `Forwarded` line; `None` if a quoted string does not end.
-fn elements(line: &[u8]) -> Option<Vec<&[u8]>> {
-    split(line, b',')
-}
-
-/// Splits where `separator` stands outside quotes.
+/// Splits where `separator` stands outside quotes; `None` if a quoted string does not end.
 fn split(line: &[u8], separator: u8) -> Option<Vec<&[u8]>> {
     let mut parts = Vec::new();
     let (mut start, mut quoted, mut escaped) = (0, false, false);
@@ -122,7 +106,7 @@ pub(super) fn element(peer: Option<IpAddr>, scheme: &str, host: Option<&HeaderVa
         Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\";proto={scheme}"),
         None => format!("for=unknown;proto={scheme}"),
     };
-    // A host has no character that would end the quoted string, or it would not have come through as a host.
+    // What would end the quoted string is no host.
     if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.contains(['"', '\\'])) {
         text.push_str(";host=\"");
         text.push_str(host);

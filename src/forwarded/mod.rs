@@ -9,7 +9,8 @@
 //!    of the request. [`ForwardedLayer::drop_underscores`] drops every name with an underscore.
 //! 3. If the peer is not trusted, every protected field is dropped. By default nobody is trusted.
 //! 4. `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Port` and `X-Real-IP` are set. If the peer
-//!    is trusted its `X-Forwarded-For` is appended to, and its proto, host and port are kept.
+//!    is trusted its `X-Forwarded-For` is appended to, and its proto, host and port are kept; if it told the proto and no
+//!    port, none is set, because ours would be another connection's.
 //! 5. The client is the first address, read from the right, that is not trusted: the peer, then the entries of
 //!    `X-Forwarded-For`, or of `Forwarded` where there is no `X-Forwarded-For`. What is no address ends the walk at the
 //!    hop that reported it. If all are trusted, it is the leftmost. The client becomes a [`ClientAddr`] in the request's

@@ -7,7 +7,7 @@ use http::{
 use smallvec::SmallVec;
 
 /// Fields that are meant for everyone on the way, so that no nomination removes them: naming one is forbidden by RFC
-/// 9110 section 7.6.1, and what is gained by it is a request that means something else further on.
+/// 9110 section 7.6.1, and all it gains is a message that means something else further on.
 fn is_end_to_end(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -33,7 +33,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 /// Removes `Connection` and the fields it nominates, except those for which `keep` is true; tells whether it asked for
 /// an upgrade. `Upgrade`, `TE` and the framing fields are left to whoever handles them.
 pub(crate) fn remove(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) -> bool {
-    // `close` and `keep-alive` are nearly all there ever is, and name nothing worth a lookup but `keep-alive`.
     let mut upgrade = false;
     let mut nominated = SmallVec::<[HeaderName; 4]>::new();
     for value in headers.get_all(CONNECTION) {

@@ -78,11 +78,17 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
         chain::append(headers, header::FORWARDED, &chain::element(peer, scheme, host.as_ref()));
     }
     // Of these a trusted peer's stand; anyone else's are gone.
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+    let told = headers.contains_key(X_FORWARDED_PROTO);
+    if !told {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
-    if let Some(local) = local {
+    // The port of our connection does not go with the scheme of another one.
+    if let Some(local) = local
+        && !told
+    {
         headers.entry(X_FORWARDED_PORT).or_insert_with(|| port(local));
     }
     if let Some(client) = client {

@@ -76,6 +76,7 @@ fn a_trusted_peer_is_added_to_what_it_said() {
     let (headers, client) = seen(&trusting(), BALANCER, &said);
     assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 10.9.9.9");
     assert_eq!(headers["x-forwarded-proto"], "http");
+    assert!(!headers.contains_key("x-forwarded-port"));
     assert_eq!(headers["x-forwarded-prefix"], "/a");
     assert_eq!(headers["x-forwarded-host"], "shop.example:8443");
     assert_eq!(headers["x-real-ip"], "192.0.2.1");

@@ -6,12 +6,11 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use thiserror::Error;
 
 use crate::{Error, Outcome, connection::ConnectionInfo};
 
 /// Why a request is not forwarded: the source of the [`Error`] it is answered with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// There is no `Host`, and nothing else that says whom the request is for (RFC 9112 section 3.2).
@@ -205,7 +204,10 @@ fn is_name_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_host;
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn hosts() {
@@ -216,9 +218,54 @@ mod tests {
         }
         for host in [
             "", ":80", "a b", "a,b", "a:80:90", "a:x", "a:123456", "u@a", "a/b", "a?b", "a#b", "a\\b", "[::1", "[]",
-            "[::1]x", "[g]",
+            "[::1]x", "[g]", "[", "\"a\"", "a\t", "<a>",
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_request_over_http_1_0_may_leave_the_host_to_the_connection() {
+        let request = |version| Request::get("/").version(version).body(()).unwrap().into_parts().0;
+        let local = ConnectionInfo::new("192.0.2.1:1".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap());
+        assert_eq!(admit(&mut request(Version::HTTP_10)), Err(Refusal::NoHost));
+        for (version, host) in [(Version::HTTP_10, Some("[2001:db8::1]:80")), (Version::HTTP_11, None)] {
+            let mut parts = request(version);
+            parts.extensions.insert(local.clone());
+            assert_eq!(admit(&mut parts).is_ok(), host.is_some());
+            assert_eq!(parts.headers.get(HOST).map(HeaderValue::as_bytes), host.map(str::as_bytes));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn what_is_admitted_means_one_thing_however_often_it_is_asked(
+            target in prop::sample::select(vec!["/", "/x?y", "*", "http://b/x", "https://B:8443", "b:80", "ftp://b/", "http://u@b/"]),
+            method in prop::sample::select(vec![Method::GET, Method::OPTIONS, Method::CONNECT]),
+            version in prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
+            hosts in prop::collection::vec("[ab:0-9@ ,\\[\\]]{0,3}", 0..3),
+            lengths in prop::collection::vec("[0-9+, ]{0,3}", 0..3),
+            codings in prop::collection::vec("chunked|gzip|chunked, chunked|", 0..2),
+        ) {
+            let mut request = Request::builder().method(method).uri(target).version(version);
+            for (name, values) in [("host", &hosts), ("content-length", &lengths), ("transfer-encoding", &codings)] {
+                request = values.iter().fold(request, |request, value| request.header(name, value));
+            }
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            if admit(&mut parts).is_ok() {
+                prop_assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
+                let host = parts.headers[HOST].to_str().unwrap().to_owned();
+                prop_assert!(is_host(host.as_bytes()));
+                prop_assert!(parts.uri.authority().is_none_or(|authority| authority.as_str() == host));
+                let lengths = parts.headers.get_all(CONTENT_LENGTH).iter().count();
+                let codings = parts.headers.get_all(TRANSFER_ENCODING).iter().count();
+                prop_assert!(lengths + codings <= 1);
+                let before = (parts.uri.clone(), parts.headers.clone());
+                prop_assert_eq!(admit(&mut parts), Ok(()));
+                prop_assert_eq!(before, (parts.uri, parts.headers));
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Bodies on their way: trailers without what is forbidden there, and a request's body that waits to be asked for.
 
 use std::{
+    error::Error as StdError,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
@@ -8,43 +10,81 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::fields;
 use crate::{
-    BoxError,
+    BoxError, Error, Outcome,
     body::{Body, End, Observer},
 };
 
-/// The body, its trailers without the fields that must not be there.
-pub(super) fn without_forbidden_trailers(body: Body) -> Body {
-    Body::new(Cleaned(body))
+/// A body received in `version`, its trailers without the fields that must not be there. What its framing may prove to be
+/// is `malformed`.
+pub(super) fn cleaned(body: Body, version: Version, malformed: Outcome) -> Body {
+    Body::new(Cleaned { body, chunked: version < Version::HTTP_2, malformed })
 }
 
-struct Cleaned(Body);
+struct Cleaned {
+    body: Body,
+    chunked: bool,
+    malformed: Outcome,
+}
 
 impl HttpBody for Cleaned {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
+        loop {
+            let mut polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            let trailers = match &mut polled {
+                Some(Ok(frame)) => frame.trailers_mut(),
+                Some(Err(error)) if self.chunked && is_malformed(&**error) => {
+                    return Poll::Ready(
+                        polled
+                            .map(|result| result.map_err(|error| Error::new(self.malformed).with_source(error).into())),
+                    );
+                }
+                _ => None,
+            };
+            let Some(trailers) = trailers else { return Poll::Ready(polled) };
+            // hyper has trailers without a field in them only where a bare LF ends their section: what came after it, up
+            // to a CRLF of its own, was taken for trailers too, and someone else may have read it as the next message.
+            if trailers.is_empty() && self.chunked {
+                let error = Error::new(self.malformed).with_source("a bare LF ends the trailers of a chunked body");
+                return Poll::Ready(Some(Err(error.into())));
+            }
             fields::remove_if(trailers, fields::is_forbidden_trailer);
+            if !trailers.is_empty() {
+                return Poll::Ready(polled);
+            }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
+}
+
+/// Whether a body failed because of what was in it, rather than of what was missing: so hyper's decoder tells.
+fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Error>() {
+            return false;
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Holds back the body of a request with `Expect: 100-continue`.

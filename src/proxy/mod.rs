@@ -29,11 +29,19 @@
 //! `h2c`, unless [`ForwardLayer::refuse_h2c`] says otherwise. Only the upstream's own 101 to a protocol that was asked for
 //! switches protocols: then a [tunnel](Tunnels) is made.
 //!
+//! What is refused is an [`Error`](crate::Error) with [`Outcome`](crate::Outcome) `BadRequest`, `NotImplemented` or `Loop`,
+//! nothing of it sent; a switch that went wrong is one with `UpgradeFailed`. An error of the inner service passes, except
+//! that one caused by the request's own body becomes the client's.
+//!
 //! # Caveats
 //! - Informational responses other than 100 and 101, such as 103, are not passed on: hyper's server cannot send them.
 //! - Over HTTP/1.1 only trailers named by a `Trailer` field are sent, and to a client only if it sent `TE: trailers`.
 //! - HTTP/1.1's parser leaves out a fragment in a request-target; it is not forwarded.
-//! - Clients on HTTP/2 and HTTP/1.0 are never sent a 100; they send the body on their own timeout.
+//! - Clients on HTTP/2 are never sent a 100, and a 100 from an upstream on HTTP/2 is not seen: hyper has no way to. There
+//!   each side goes on after its own timeout.
+//! - hyper's HTTP/1.1 server drops the `Content-Length` of a 304, and of a request with both `Content-Length` and
+//!   `Transfer-Encoding` it believes the latter and closes the connection afterwards, as RFC 9112 section 6.1 allows; what
+//!   is forwarded has one length only.
 //!
 //! # Example
 //! ```
@@ -85,3 +93,5 @@ pub use self::{
 mod desync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire;

@@ -48,7 +48,7 @@ pub(super) fn prepare(request: Request<Body>, settings: &Settings) -> Prepared {
         return Prepared::Answer(Err(refusal.into()));
     }
     if parts.headers.contains_key(VIA) && settings.via.is_in(&parts.headers) {
-        return Prepared::Answer(Err(Error::new(Outcome::Loop)));
+        return Prepared::Answer(Err(Error::new(Outcome::Loop).with_source("Via names this proxy already")));
     }
     if matches!(parts.method, Method::TRACE | Method::OPTIONS)
         && let Some(answer) = count_down(&mut parts)
@@ -74,32 +74,37 @@ pub(super) fn prepare(request: Request<Body>, settings: &Settings) -> Prepared {
     join_cookies(headers);
     settings.via.append(headers, parts.version);
 
-    let expects = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if !body.is_end_stream() && may_have_trailers(&body, parts.version) {
-        body = body::without_forbidden_trailers(body);
+        body = body::cleaned(body, parts.version, Outcome::BadRequest);
     }
-    let mut gate = None;
+    let gate = expect(&mut parts, &body);
+    if let Some(gate) = &gate {
+        body = body::gated(body, Arc::clone(gate), settings.continue_timeout);
+    }
+    let pending = Pending { head: parts.method == Method::HEAD, upgrade, gate };
     let mut request = Request::from_parts(parts, body);
-    if expects {
-        if request.body().is_end_stream() || request.version() < Version::HTTP_11 {
-            // There is nothing to wait for, or nobody who waits (RFC 9110 section 10.1.1).
-            request.headers_mut().remove(EXPECT);
-        } else {
-            let opened = Gate::new();
-            let opener = Arc::clone(&opened);
-            hyper::ext::on_informational(&mut request, move |response| {
-                if response.status() == StatusCode::CONTINUE {
-                    opener.open();
-                }
-            });
-            let (parts, body) = request.into_parts();
-            let body = body::gated(body, Arc::clone(&opened), settings.continue_timeout);
-            request = Request::from_parts(parts, body);
-            gate = Some(opened);
-        }
+    if let Some(gate) = pending.gate.clone() {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                gate.open();
+            }
+        });
     }
-    let pending = Pending { head: request.method() == Method::HEAD, upgrade, gate };
     Prepared::Forward(request, pending)
+}
+
+/// The gate for a body that waits to be asked for (RFC 9110 section 10.1.1).
+fn expect(parts: &mut Parts, body: &Body) -> Option<Arc<Gate>> {
+    let expected = parts.headers.get(EXPECT)?;
+    if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return None;
+    }
+    if body.is_end_stream() || parts.version < Version::HTTP_11 {
+        // There is nothing to wait for, or nobody who waits.
+        parts.headers.remove(EXPECT);
+        return None;
+    }
+    Some(Gate::new())
 }
 
 /// `Max-Forwards` (RFC 9110 section 7.6.2): counts one down, or answers as the last recipient.
@@ -112,7 +117,7 @@ fn count_down(parts: &mut Parts) -> Option<Result<Response<Body>, Error>> {
         }
         None if parts.method == Method::OPTIONS => Some(Ok(Response::new(Body::empty()))),
         // To echo a request shows its credentials to whoever made a browser send it.
-        None => Some(Err(Error::new(Outcome::NotImplemented))),
+        None => Some(Err(Error::new(Outcome::NotImplemented).with_source("TRACE is not answered here"))),
     }
 }
 
@@ -124,7 +129,7 @@ fn take_upgrade(parts: &mut Parts, body: &Body, settings: &Settings) -> Result<O
     let Some(protocols) = asked.next() else { return Ok(None) };
     let single = asked.next().is_none();
     // `Upgrade` counts as asked for h2c whether `Connection` says so or not: someone behind may not look there.
-    if is_listed(&parts.headers, b"h2c") {
+    if fields::lists(&parts.headers, &UPGRADE, b"h2c") {
         return if settings.refuse_h2c { Err(Refusal::H2c) } else { Ok(None) };
     }
     // Bytes of a body that nobody reads must not be taken for the new protocol's.
@@ -134,10 +139,6 @@ fn take_upgrade(parts: &mut Parts, body: &Body, settings: &Settings) -> Result<O
     let protocols = protocols.clone();
     let client = parts.extensions.remove::<OnUpgrade>();
     Ok(client.map(|client| Box::new(Upgrade { protocols, client })))
-}
-
-fn is_listed(headers: &HeaderMap, protocol: &[u8]) -> bool {
-    fields::lists(headers, &UPGRADE, protocol)
 }
 
 /// Leaves a `Content-Length` only where it is the body's length.
@@ -161,10 +162,10 @@ pub(super) fn set_length(headers: &mut HeaderMap, exact: Option<u64>) {
             headers.remove(CONTENT_LENGTH);
         }
         Some(exact) => {
-            let is_true = std::str::from_utf8(said.as_bytes()).is_ok_and(|text| text.parse() == Ok(exact));
-            // One line of plain digits stays as it is, leading zeros and sign do not.
-            if !is_true || said.len() > 1 && said.as_bytes().starts_with(b"0") || is_repeated(headers, &CONTENT_LENGTH)
-            {
+            // Neither sign nor leading zeros, which not everyone reads alike.
+            let is_plain = said == "0" || matches!(said.as_bytes().first(), Some(b'1'..=b'9'));
+            let is_true = said.to_str().is_ok_and(|text| text.parse() == Ok(exact));
+            if !is_plain || !is_true || is_repeated(headers, &CONTENT_LENGTH) {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(exact));
             }
         }

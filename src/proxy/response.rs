@@ -40,7 +40,7 @@ pub(super) fn pass_back(
     } else {
         set_length(&mut parts.headers, if body.is_end_stream() { Some(0) } else { body.size_hint().exact() });
         if !body.is_end_stream() && may_have_trailers(&body, received) {
-            body = body::without_forbidden_trailers(body);
+            body = body::cleaned(body, received, Outcome::UpstreamProtocol);
         }
     }
     if let Some(gate) = pending.gate {

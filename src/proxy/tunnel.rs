@@ -19,7 +19,8 @@ use tokio::{
 /// The live tunnels: a handle to count them and to end them.
 ///
 /// A connection that was upgraded is no longer its HTTP server's, so that a drain does not see it. The server asks here:
-/// it waits with [`drained`](Self::drained) until its deadline, and then calls [`close`](Self::close).
+/// it waits with [`drained`](Self::drained) until its deadline, and then reports
+/// those that are still [`live`](Self::live) as cut, and [`close`](Self::close)s them.
 ///
 /// # Example
 /// ```
@@ -49,10 +50,9 @@ impl Tunnels {
         self.0.receiver_count()
     }
 
-    /// Ends all tunnels, also those yet to come. Returns how many there were.
-    pub fn close(&self) -> usize {
+    /// Ends all tunnels, also those yet to come.
+    pub fn close(&self) {
         self.0.send_replace(true);
-        self.live()
     }
 
     /// Waits until there is no tunnel.
@@ -85,14 +85,15 @@ pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, tunn
                     return;
                 }
             },
-            _ = ending.wait_for(|closing| *closing) => return,
+            // Fails when nobody is left who could close it, which is not to close it.
+            Ok(_) = ending.wait_for(|closing| *closing) => return,
             () = tokio::time::sleep(idle) => return,
         };
         let mut tunnel = Tunnel::new(idle);
         let end = tokio::select! {
             biased;
             end = poll_fn(|cx| tunnel.poll(cx, &mut client, &mut upstream)) => end,
-            _ = ending.wait_for(|closing| *closing) => Ok(Ended::Closed),
+            Ok(_) = ending.wait_for(|closing| *closing) => Ok(Ended::Closed),
         };
         let (sent, received) = (tunnel.up.bytes, tunnel.down.bytes);
         match end {
@@ -220,6 +221,3 @@ impl Direction {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
