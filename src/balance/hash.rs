@@ -17,7 +17,7 @@ use crate::{config::HashKey, connection::ConnectionInfo};
 /// ```
 /// use portcullis::balance::stable_hash;
 ///
-/// assert_eq!(stable_hash(b"session-4711"), 0xa9c7_1c7d_1bc9_8d5d);
+/// assert_eq!(stable_hash(b"session-4711"), 0x54ff_d5e8_82ba_fefd);
 /// ```
 #[must_use]
 pub fn stable_hash(bytes: &[u8]) -> u64 {

@@ -84,10 +84,11 @@ impl Balancer {
         self
     }
 
-    /// The latency that a failure counts as, and the most that a success does. Default 5 s (Linkerd's load biaser).
+    /// The latency that a failure counts as, and the most that a success does. Default 5 s (Linkerd's load biaser); at
+    /// most an hour.
     #[must_use]
     pub fn with_penalty(mut self, penalty: Duration) -> Self {
-        self.penalty = penalty.as_secs_f32() * 1e6;
+        self.penalty = penalty.min(Duration::from_secs(3600)).as_secs_f32() * 1e6;
         self
     }
 

@@ -28,7 +28,7 @@ use crate::config;
 const DRAWS: usize = 32;
 
 /// How many draws may fail to find the second of two choices.
-const SECOND_DRAWS: usize = 6;
+const SECOND_DRAWS: usize = 10;
 
 /// How many places of a table a key may be moved on.
 const STEPS: usize = 64;
@@ -43,12 +43,13 @@ const UNBOUNDED: u32 = 8;
 ///
 /// # Example
 /// ```
-/// use portcullis::{balance::{Balancer, EndpointSet, Pick}, config};
+/// use std::net::SocketAddr;
+///
+/// use portcullis::{balance::{Balancer, EndpointSet, Pick}, config::{self, Endpoint}};
 /// use tokio::time::Instant;
 ///
 /// let balancer = Balancer::new(&config::Balancer::RoundRobin)?;
-/// let endpoints = ["127.0.0.1:9001", "127.0.0.1:9002"].map(|address| address.parse().map(config::Endpoint::from));
-/// let endpoints: Vec<_> = endpoints.into_iter().collect::<Result<_, _>>()?;
+/// let endpoints = [9001, 9002].map(|port| Endpoint::from(SocketAddr::from(([127, 0, 0, 1], port))));
 /// // The payload, here nothing, is made for each endpoint that is new.
 /// let set = EndpointSet::new(balancer, &endpoints, Instant::now(), |_| ());
 ///

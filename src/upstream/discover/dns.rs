@@ -13,6 +13,9 @@ const LONGEST_LOOKUP: Duration = Duration::from_secs(10);
 /// The shortest time between two look-ups, whatever is asked for (Envoy allows 1 ms; nobody's name server likes it).
 const LEAST_REFRESH: Duration = Duration::from_millis(100);
 
+/// The longest: a day.
+const LONGEST_REFRESH: Duration = Duration::from_secs(86_400);
+
 /// While there is no answer yet, the name is looked up again after this long if the refresh is longer.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
@@ -96,10 +99,10 @@ impl Dns {
         }
     }
 
-    /// How often the name is looked up. Default 5 s (Envoy's `dns_refresh_rate`); at least 100 ms.
+    /// How often the name is looked up. Default 5 s (Envoy's `dns_refresh_rate`); at least 100 ms, at most a day.
     #[must_use]
     pub fn refresh(mut self, refresh: Duration) -> Self {
-        self.refresh = refresh.max(LEAST_REFRESH);
+        self.refresh = refresh.clamp(LEAST_REFRESH, LONGEST_REFRESH);
         self
     }
 
