@@ -32,6 +32,7 @@
 
 mod attempt;
 mod availability;
+mod choose;
 mod endpoint;
 mod hash;
 mod load;

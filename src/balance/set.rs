@@ -13,28 +13,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, Terms, Trial},
-    availability::Availability,
+    attempt::{Attempt, Terms},
+    choose::{Choosing, Picker},
     endpoint::{Endpoint, Shared},
-    policy::{Balancer, Kind},
-    table::{Maglev, Ring},
-    two_choices,
-    weighted::{Alias, Turns},
+    policy::Balancer,
 };
 use crate::config;
-
-/// How many draws may meet endpoints that cannot be used before all are looked at in turn. As panic makes all usable
-/// where less than half are, that many bad draws are next to impossible without a request that tried most endpoints.
-const DRAWS: usize = 32;
-
-/// How many draws may fail to find the second of two choices.
-const SECOND_DRAWS: usize = 10;
-
-/// How many places of a table a key may be moved on.
-const STEPS: usize = 64;
-
-/// Requests in flight that a hashing balancer always allows an endpoint.
-const UNBOUNDED: u32 = 8;
 
 /// The endpoints of an upstream at one moment, with the tables that choose among them: immutable, to be swapped whole.
 ///
@@ -66,23 +50,24 @@ const UNBOUNDED: u32 = 8;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub struct EndpointSet<E> {
-    balancer: Balancer,
-    slots: Box<[Slot<E>]>,
-    picker: Picker,
-    shared: Arc<Shared>,
+    pub(super) balancer: Balancer,
+    pub(super) slots: Box<[Slot<E>]>,
+    pub(super) picker: Picker,
+    pub(super) shared: Arc<Shared>,
     /// How many take requests: those with a weight.
-    serving: u32,
+    pub(super) serving: u32,
     /// How many of these are usable, and after how many changes that was counted: `changes << 32 | usable`.
     usable: AtomicU64,
     /// When the last endpoint is warm.
     warm_at: Option<Instant>,
 }
 
-struct Slot<E> {
-    endpoint: Arc<Endpoint<E>>,
-    weight: u32,
+/// An endpoint with what is its own in this snapshot.
+pub(super) struct Slot<E> {
+    pub(super) endpoint: Arc<Endpoint<E>>,
+    pub(super) weight: u32,
     /// The weight in relation to the mean of those that have one.
-    relative: f32,
+    pub(super) relative: f32,
 }
 
 /// What is known for a choice.
@@ -105,29 +90,6 @@ impl<'a> Pick<'a> {
         Self { now, rng, hash: None, tried: &[] }
     }
 }
-
-#[derive(Debug)]
-enum Picker {
-    RoundRobin(Turns),
-    Random(Alias),
-    LeastRequest(Alias),
-    PeakEwma(Alias),
-    Ring(Ring),
-    Maglev(Maglev),
-}
-
-/// A choice as it is being made.
-struct Choosing<'a, 'b, E> {
-    set: &'a EndpointSet<E>,
-    pick: &'a mut Pick<'b>,
-    millis: u64,
-    usable: u32,
-    panicking: bool,
-    warming: bool,
-}
-
-/// The index of an endpoint that may be used, and on what terms.
-type Chosen = (usize, Trial);
 
 impl<E> EndpointSet<E> {
     /// The first snapshot. Addresses are sorted, and the last of several entries for one address counts; `make` makes
@@ -181,25 +143,11 @@ impl<E> EndpointSet<E> {
         shared: &Arc<Shared>,
         last: Option<&Self>,
     ) -> Self {
-        let weights: Vec<_> = members.iter().map(|member| member.1).collect();
         let addresses: Vec<_> = members.iter().map(|(endpoint, weight)| (endpoint.address(), *weight)).collect();
-        let serving = weights.iter().filter(|weight| **weight > 0).count() as u32;
-        let mean = weights.iter().copied().map(f64::from).sum::<f64>() / f64::from(serving.max(1));
+        let serving = members.iter().filter(|member| member.1 > 0).count() as u32;
+        let mean = members.iter().map(|member| f64::from(member.1)).sum::<f64>() / f64::from(serving.max(1));
         let relative = |weight: u32| if weight == 0 { 0.0 } else { (f64::from(weight) / mean) as f32 };
-        let picker = match balancer.kind {
-            Kind::RoundRobin => {
-                let turns = Turns::new(&weights);
-                Picker::RoundRobin(match last.map(|last| &last.picker) {
-                    Some(Picker::RoundRobin(last)) => turns.continuing(last),
-                    _ => turns,
-                })
-            }
-            Kind::Random => Picker::Random(Alias::new(&weights)),
-            Kind::LeastRequest => Picker::LeastRequest(Alias::new(&weights)),
-            Kind::PeakEwma => Picker::PeakEwma(Alias::new(&weights)),
-            Kind::RingHash => Picker::Ring(Ring::new(&addresses)),
-            Kind::Maglev => Picker::Maglev(Maglev::new(&addresses)),
-        };
+        let picker = Picker::new(balancer.kind, &addresses, last.map(|last| &last.picker));
         let slots = members.iter().map(|(endpoint, weight)| Slot {
             endpoint: endpoint.clone(),
             weight: *weight,
@@ -251,16 +199,15 @@ impl<E> EndpointSet<E> {
     pub fn pick(&self, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
         let usable = self.usable();
         let (now, millis) = (pick.now, self.shared.millis(pick.now));
-        let warming = self.warm_at.is_some_and(|warm_at| now < warm_at);
-        let mut choosing = Choosing { set: self, millis, usable, panicking: self.panics_with(usable), warming, pick };
-        let (index, trial) = match &self.picker {
-            Picker::RoundRobin(turns) => choosing.draw(|_| turns.next())?,
-            Picker::Random(alias) => choosing.draw(|rng| alias.draw(rng))?,
-            Picker::LeastRequest(alias) => choosing.two(alias, two_choices::by_requests)?,
-            Picker::PeakEwma(alias) => choosing.two(alias, two_choices::by_latency)?,
-            Picker::Ring(ring) => choosing.hashed(|hash| ring.walk(hash))?,
-            Picker::Maglev(table) => choosing.hashed(|hash| table.walk(hash))?,
+        let choosing = Choosing {
+            set: self,
+            millis,
+            usable,
+            panicking: self.panics_with(usable),
+            warming: self.warm_at.is_some_and(|warm_at| now < warm_at),
+            pick,
         };
+        let (index, trial) = choosing.choose()?;
         let jitter = pick.rng.f32();
         let terms = Terms { penalty: self.balancer.penalty, jitter, counted: self.balancer.counts() };
         Some(Attempt::begin(self.slots.get(index)?.endpoint.clone(), trial, now, terms))
@@ -292,123 +239,6 @@ impl<E> EndpointSet<E> {
 
     fn panics_with(&self, usable: u32) -> bool {
         u64::from(usable) * 100 < u64::from(self.serving) * u64::from(self.balancer.panic_threshold)
-    }
-}
-
-impl<'a, E> Choosing<'a, '_, E> {
-    /// The first drawn that may be used.
-    fn draw(&mut self, mut draw: impl FnMut(&mut fastrand::Rng) -> Option<usize>) -> Option<Chosen> {
-        for _ in 0..DRAWS {
-            let index = draw(self.pick.rng)?;
-            if self.is_warm_enough(index)
-                && let Some(trial) = self.admit(index)
-            {
-                return Some((index, trial));
-            }
-        }
-        let start = self.pick.rng.usize(..self.set.slots.len().max(1));
-        self.scan(start)
-    }
-
-    /// The better of two drawn.
-    fn two(&mut self, alias: &Alias, better: two_choices::Better) -> Option<Chosen> {
-        let first = self.draw(|rng| alias.draw(rng))?;
-        if self.set.serving < 2 || matches!(first.1, Trial::Probe(_)) {
-            return Some(first);
-        }
-        for _ in 0..SECOND_DRAWS {
-            let index = alias.draw(self.pick.rng)?;
-            if index == first.0 || !self.is_warm_enough(index) {
-                continue;
-            }
-            match self.admit(index) {
-                None => {}
-                Some(Trial::Probe(probe)) => return Some((index, Trial::Probe(probe))),
-                Some(trial) => {
-                    let (Some(a), Some(b)) = (self.candidate(first.0), self.candidate(index)) else { continue };
-                    return Some(if better(&a, &b, self.pick.rng) { (index, trial) } else { first });
-                }
-            }
-        }
-        Some(first)
-    }
-
-    fn candidate(&self, index: usize) -> Option<two_choices::Candidate> {
-        let slot = self.set.slots.get(index)?;
-        let warmth = self.warmth(slot);
-        let reading = slot.endpoint.load.read(self.millis, self.set.balancer.penalty);
-        Some(two_choices::Candidate { reading, weight: slot.relative * warmth })
-    }
-
-    /// The first on a key's walk that may be used and has room, or the least loaded of those met.
-    fn hashed<I: Iterator<Item = usize>>(&mut self, walk: impl FnOnce(u64) -> I) -> Option<Chosen> {
-        // A request without the key goes anywhere.
-        let hash = self.pick.hash.unwrap_or_else(|| self.pick.rng.u64(..));
-        let room = self.set.balancer.balance_factor.map(|percent| {
-            // Requests in flight, this one included, for an endpoint of mean weight.
-            let total = self.set.shared.in_flight.load(Relaxed) + 1;
-            let sharing = if self.panicking { self.set.serving } else { self.usable };
-            total as f32 * percent as f32 / 100.0 / sharing.max(1) as f32
-        });
-        let mut fullest: Option<(f32, usize)> = None;
-        let mut last = None;
-        for index in walk(hash).take(STEPS) {
-            if last.replace(index) == Some(index) {
-                continue;
-            }
-            let Some(slot) = self.set.slots.get(index) else { continue };
-            let in_flight = slot.endpoint.in_flight();
-            if room.is_some_and(|room| in_flight >= UNBOUNDED && in_flight as f32 >= (room * slot.relative).ceil()) {
-                let load = in_flight as f32 / slot.relative;
-                if fullest.is_none_or(|(least, _)| load < least) {
-                    fullest = Some((load, index));
-                }
-            } else if let Some(trial) = self.admit(index) {
-                return Some((index, trial));
-            }
-        }
-        if let Some((_, index)) = fullest
-            && let Some(trial) = self.admit(index)
-        {
-            return Some((index, trial));
-        }
-        self.scan(hash.checked_rem(self.set.slots.len() as u64)? as usize)
-    }
-
-    /// The first from `start` on, and around, that may be used at all.
-    #[cold]
-    fn scan(&self, start: usize) -> Option<Chosen> {
-        let count = self.set.slots.len();
-        (start..count).chain(0..start).find_map(|index| {
-            let weight = self.set.slots.get(index)?.weight;
-            Some((index, (weight > 0).then(|| self.admit(index))??))
-        })
-    }
-
-    /// Whether an endpoint may be used, and on what terms. Takes the probe of one that is due.
-    fn admit(&self, index: usize) -> Option<Trial> {
-        let endpoint = &self.set.slots.get(index)?.endpoint;
-        if self.pick.tried.contains(&endpoint.address()) {
-            return None;
-        }
-        match endpoint.availability_at(self.millis) {
-            Availability::Available => Some(Trial::No),
-            _ if self.panicking => Some(Trial::Panic),
-            Availability::Due => endpoint.marking.try_probe(self.millis).map(Trial::Probe),
-            Availability::Out | Availability::Probing | Availability::Unhealthy => None,
-        }
-    }
-
-    /// Draws by a weight that is still growing.
-    fn is_warm_enough(&mut self, index: usize) -> bool {
-        !self.warming || self.set.slots.get(index).is_some_and(|slot| self.pick.rng.f32() < self.warmth(slot))
-    }
-
-    fn warmth(&self, slot: &'a Slot<E>) -> f32 {
-        match self.set.balancer.slow_start {
-            Some(window) if self.warming => slot.endpoint.warmth(self.pick.now, window),
-            _ => 1.0,
-        }
     }
 }
 
