@@ -18,6 +18,9 @@ pub(super) const DEFAULT_LATENCY: f32 = 30_000.0;
 /// How long a penalised endpoint is left alone before it is offered one request again.
 const RETRY_AFTER_MILLIS: u32 = 1_000;
 
+/// By how much a sample may be older than the one before it, where threads overtake each other.
+const OVERTAKEN_MILLIS: u32 = 60_000;
+
 /// One endpoint's load. Times are milliseconds since the set's epoch, latencies microseconds.
 #[derive(Debug, Default)]
 pub(super) struct Load {
@@ -116,7 +119,7 @@ impl Estimate {
     /// Milliseconds since the last change; none when threads overtook each other.
     fn elapsed(self, at: u32) -> u32 {
         let elapsed = at.wrapping_sub(self.at);
-        if elapsed > u32::MAX / 2 { 0 } else { elapsed }
+        if elapsed > u32::MAX - OVERTAKEN_MILLIS { 0 } else { elapsed }
     }
 
     fn with(self, at: u32, sample: Sample) -> Self {
@@ -175,6 +178,19 @@ mod tests {
         load.record(10_001, Sample::Success(10_000.0));
         let expected = 200_000.0 / std::f32::consts::E + 10_000.0 * (1.0 - 1.0 / std::f32::consts::E);
         assert!((aged(&load, 10_001) - expected).abs() < 1.0);
+    }
+
+    #[test]
+    fn time_goes_on_after_months() {
+        for days in [0, 20, 30, 60, 400] {
+            let (load, start) = (Load::default(), days * 86_400_000);
+            load.record(start, Sample::Success(100_000.0));
+            load.record(start + 100_000, Sample::Success(1_000.0));
+            assert!(aged(&load, start + 100_000) < 2_000.0, "{days} days after the start");
+            load.record(start + 30 * 86_400_000, Sample::Success(2_000.0));
+            load.record(start + 30 * 86_400_000 + 100_000, Sample::Success(1_000.0));
+            assert!(aged(&load, start + 30 * 86_400_000 + 100_000) < 1_100.0, "{days} days after the start");
+        }
     }
 
     #[test]
