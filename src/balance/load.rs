@@ -10,10 +10,7 @@ use std::{
 
 /// How fast the past is forgotten: after this long, what was measured counts for 1/e. 10 s as in finagle's and
 /// Linkerd's peak EWMA and ingress-nginx's `ewma`.
-pub(super) const DECAY: Duration = Duration::from_secs(10);
-
-/// What an endpoint without history is taken to need beside one that is failing. 30 ms as Linkerd's default RTT.
-pub(super) const DEFAULT_LATENCY: f32 = 30_000.0;
+const DECAY: Duration = Duration::from_secs(10);
 
 /// How long a penalised endpoint is left alone before it is offered one request again.
 const RETRY_AFTER_MILLIS: u32 = 1_000;

@@ -1,6 +1,6 @@
 //! Which of two drawn endpoints is the better one.
 
-use super::load::{DEFAULT_LATENCY, Reading};
+use super::load::Reading;
 
 /// One of the two.
 #[derive(Debug, Clone, Copy)]
@@ -55,15 +55,14 @@ impl Candidate {
     /// What it is taken to need, beside `other`.
     fn latency(&self, other: &Self) -> f32 {
         let (this, other) = (&self.reading, &other.reading);
-        match (this.stored > 0.0, other.stored > 0.0) {
-            // Nothing is known of it: as much as the other, so that the requests in flight decide, which neither
-            // floods it nor keeps them from it; but a failing other is no measure.
-            (false, true) if other.penalised => DEFAULT_LATENCY,
-            (false, true) => other.aged.max(1.0),
-            (false, false) => DEFAULT_LATENCY,
+        let latency = if this.stored > 0.0 && other.stored > 0.0 {
             // What is known grows old: down to the other's, for not having been used must not make it the better one.
-            (true, true) => this.aged.max(this.stored.min(other.aged)).max(1.0),
-            (true, false) => this.aged.max(1.0),
-        }
+            this.aged.max(this.stored.min(other.aged))
+        } else {
+            // Nothing is known of one of them: it counts as the other, so that the requests in flight decide, which
+            // neither floods a newcomer nor keeps them from it.
+            this.aged.max(other.aged)
+        };
+        latency.max(1.0)
     }
 }
