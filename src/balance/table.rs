@@ -19,6 +19,10 @@ const TABLE: u32 = 65_537;
 /// A hash ring: each endpoint has points on it in the proportion of its weight, a key goes to the next point.
 #[derive(Debug)]
 pub(super) struct Ring {
+    /// For each value of a hash's high bits the first point that has at least these; saves most of the search.
+    starts: Box<[u32]>,
+    /// How many low bits do not count for `starts`.
+    shift: u32,
     points: Box<[u64]>,
     owners: Box<[u32]>,
 }
@@ -42,14 +46,28 @@ impl Ring {
             }
         }
         points.sort_unstable();
+        // About as many starts as points.
+        let bits = points.len().max(2).ilog2();
+        let shift = u64::BITS - bits;
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        for ((point, _), index) in points.iter().zip(0u32..) {
+            starts.resize(starts.len().max((point >> shift) as usize + 1), index);
+        }
+        starts.resize((1 << bits) + 1, points.len() as u32);
         let (points, owners): (Vec<_>, Vec<_>) = points.into_iter().unzip();
-        Self { points: points.into_boxed_slice(), owners: owners.into_boxed_slice() }
+        let (points, owners) = (points.into_boxed_slice(), owners.into_boxed_slice());
+        Self { starts: starts.into_boxed_slice(), shift, points, owners }
     }
 
     /// The endpoints for a key, the first choice first.
     pub(super) fn walk(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
-        let start = self.points.partition_point(|point| *point < hash);
-        around(&self.owners, start)
+        let bucket = (hash >> self.shift) as usize;
+        let (from, to) = match self.starts.get(bucket..).unwrap_or_default() {
+            [from, to, ..] => (*from as usize, *to as usize),
+            _ => (0, self.points.len()),
+        };
+        let within = self.points.get(from..to).unwrap_or_default();
+        around(&self.owners, from + within.partition_point(|point| *point < hash))
     }
 }
 
@@ -166,6 +184,18 @@ mod tests {
         for weights in [&[][..], &[0, 0]] {
             for table in Table::both(&members(weights)) {
                 assert_eq!(table.owner(7), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_goes_to_the_next_point() {
+        for count in [1, 2, 9, 300] {
+            let ring = Ring::new(&members(&vec![1; count]));
+            let ends = [0, 1, u64::MAX].into_iter().chain(ring.points.iter().flat_map(|point| [*point, point + 1]));
+            for hash in keys().take(2_000).chain(ends) {
+                let next = ring.points.partition_point(|point| *point < hash) % ring.points.len();
+                assert_eq!(ring.walk(hash).next(), Some(ring.owners[next] as usize));
             }
         }
     }
