@@ -133,7 +133,7 @@ impl<'a, E> Choosing<'a, '_, E> {
             let sharing = if self.panicking { self.set.serving } else { self.usable };
             total as f32 * percent as f32 / 100.0 / sharing.max(1) as f32
         });
-        let mut fullest: Option<(f32, usize)> = None;
+        let mut least_full: Option<(f32, usize)> = None;
         let mut last = None;
         for index in walk(hash).take(STEPS) {
             if last.replace(index) == Some(index) {
@@ -143,14 +143,15 @@ impl<'a, E> Choosing<'a, '_, E> {
             let in_flight = slot.endpoint.in_flight();
             if room.is_some_and(|room| in_flight >= UNBOUNDED && in_flight as f32 >= (room * slot.relative).ceil()) {
                 let load = in_flight as f32 / slot.relative;
-                if fullest.is_none_or(|(least, _)| load < least) {
-                    fullest = Some((load, index));
+                let may_serve = self.panicking || slot.endpoint.is_usable();
+                if may_serve && least_full.is_none_or(|(least, _)| load < least) {
+                    least_full = Some((load, index));
                 }
             } else if let Some(trial) = self.admit(index) {
                 return Some((index, trial));
             }
         }
-        if let Some((_, index)) = fullest
+        if let Some((_, index)) = least_full
             && let Some(trial) = self.admit(index)
         {
             return Some((index, trial));
