@@ -1,0 +1,207 @@
+//! The guard of one attempt to have an endpoint answer a request.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::{availability::Probe, endpoint::Endpoint, load::Sample};
+use crate::body::{End, Observer};
+
+/// One request on its way to one endpoint, from the pick to the end of the response's body.
+///
+/// 1. It counts as in flight until it is settled, and is settled once: as a success, a failure, or a cancellation.
+///    Dropping it cancels it.
+/// 2. A success takes the time since the pick into the endpoint's latency; at most the penalty, so that a long download
+///    never makes an endpoint look worse than a failing one.
+/// 3. A failure counts as the penalty or the time it took, whichever is longer: an endpoint that fails fast attracts no
+///    traffic. A lone failure among successes weighs little, several in a row weigh in full.
+/// 4. A cancellation says nothing of the endpoint. A probe that is cancelled is given back.
+/// 5. As a body's [`Observer`] it settles itself: complete is a success unless a failure was
+///    [noted](Self::note_failure), failed is a failure, dropped is a cancellation.
+pub struct Attempt<E> {
+    /// `None` once it is settled.
+    trial: Option<Trial>,
+    endpoint: Arc<Endpoint<E>>,
+    began: Instant,
+    terms: Terms,
+    /// Microseconds, where the clock was stopped.
+    measured: Option<f32>,
+    failed: bool,
+}
+
+/// On what terms an attempt uses its endpoint.
+#[derive(Debug)]
+pub(super) enum Trial {
+    /// It is available.
+    No,
+    /// It is out, and this is the one request that probes it.
+    Probe(Probe),
+    /// It is out, and used all the same because most are.
+    Panic,
+}
+
+/// What a set hands to its attempts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// What a failure costs, in microseconds.
+    pub(super) penalty: f32,
+    /// How much longer than it must be an outage that this attempt causes lasts, from 0 to 1.
+    pub(super) jitter: f32,
+    /// Whether the set's total of requests in flight is kept.
+    pub(super) counted: bool,
+}
+
+/// How an attempt is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Success,
+    Failure,
+    Unreachable,
+    Cancelled,
+}
+
+/// Whether a response with this status counts as a failure of the endpoint: 429, and the 5xx but 501 and 505, which
+/// say something of the request.
+#[must_use]
+pub fn is_failure(status: StatusCode) -> bool {
+    let about_the_request = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() && !about_the_request
+}
+
+impl<E> Attempt<E> {
+    pub(super) fn begin(endpoint: Arc<Endpoint<E>>, trial: Trial, began: Instant, terms: Terms) -> Self {
+        endpoint.load.begin();
+        if terms.counted {
+            endpoint.shared.in_flight.fetch_add(1, Relaxed);
+        }
+        Self { trial: Some(trial), endpoint, began, terms, measured: None, failed: false }
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint<E>> {
+        &self.endpoint
+    }
+
+    /// The endpoint is there: a connection was made, or it sent something. Ends a probe well, so that others need not
+    /// wait for the end of this request's body.
+    pub fn reached(&mut self) {
+        let changed = match self.trial.as_mut().map(|trial| std::mem::replace(trial, Trial::No)) {
+            Some(Trial::Probe(probe)) => self.endpoint.marking.probe_succeeded(probe),
+            Some(Trial::Panic) => self.endpoint.marking.reached(),
+            Some(Trial::No) | None => false,
+        };
+        if changed {
+            self.endpoint.shared.changed();
+        }
+    }
+
+    /// The attempt counts as a failure, however the body ends. For a status for which [`is_failure`] holds.
+    pub fn note_failure(&mut self) {
+        self.failed = true;
+    }
+
+    /// The latency is measured until now; what follows, such as an upgraded connection or a stream of events without
+    /// end, only counts as in flight.
+    pub fn stop_clock(&mut self, now: Instant) {
+        let began = self.began;
+        self.measured.get_or_insert_with(|| micros(began, now));
+    }
+
+    /// The endpoint answered.
+    pub fn succeed(mut self, now: Instant) {
+        self.settle(Verdict::Success, now);
+    }
+
+    /// The endpoint failed: a reset, a timeout, an answer that is none.
+    pub fn fail(mut self, now: Instant) {
+        self.settle(Verdict::Failure, now);
+    }
+
+    /// No connection could be made: a failure that also takes the endpoint out, for 1 s at first, twice as long each
+    /// time a probe fails, up to 30 s, each time up to half of that longer by chance.
+    pub fn unreachable(mut self, now: Instant) {
+        self.settle(Verdict::Unreachable, now);
+    }
+
+    /// Nothing is known of the endpoint: the client went away, or a limit of ours was reached.
+    pub fn cancel(self) {}
+
+    fn settle(&mut self, verdict: Verdict, now: Instant) {
+        if self.trial.is_none() {
+            return;
+        }
+        let verdict = if self.failed && verdict != Verdict::Unreachable { Verdict::Failure } else { verdict };
+        if verdict == Verdict::Success {
+            self.reached();
+        }
+        let Some(trial) = self.trial.take() else { return };
+        let endpoint = &*self.endpoint;
+        endpoint.load.end();
+        if self.terms.counted {
+            endpoint.shared.in_flight.fetch_sub(1, Relaxed);
+        }
+        let millis = endpoint.shared.millis(now);
+        match (trial, verdict) {
+            (Trial::Probe(probe), Verdict::Cancelled) => endpoint.marking.probe_cancelled(probe),
+            (Trial::Probe(probe), _) => endpoint.marking.probe_failed(probe, millis, self.terms.jitter),
+            (Trial::No | Trial::Panic, Verdict::Unreachable) => {
+                if endpoint.marking.failed(millis, self.terms.jitter) {
+                    endpoint.shared.changed();
+                }
+            }
+            (Trial::No | Trial::Panic, _) => {}
+        }
+        let penalty = self.terms.penalty;
+        let measured = self.measured.unwrap_or_else(|| micros(self.began, now));
+        match verdict {
+            Verdict::Success => endpoint.load.record(millis, Sample::Success(measured.min(penalty))),
+            Verdict::Failure | Verdict::Unreachable => {
+                endpoint.load.record(millis, Sample::Failure { measured, penalty });
+            }
+            Verdict::Cancelled => {}
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Observer for Attempt<E> {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's doing. The others are
+        // the application's answers.
+        let status = trailers.get("grpc-status").map(|status| status.as_bytes());
+        if let Some(b"4" | b"8" | b"13" | b"14" | b"15") = status {
+            self.note_failure();
+        }
+    }
+
+    fn end(&mut self, end: End<'_>) {
+        let verdict = match end {
+            End::Complete => Verdict::Success,
+            End::Failed(_) => Verdict::Failure,
+            End::Dropped => Verdict::Cancelled,
+        };
+        self.settle(verdict, Instant::now());
+    }
+}
+
+impl<E> Drop for Attempt<E> {
+    fn drop(&mut self) {
+        if self.trial.is_some() {
+            self.settle(Verdict::Cancelled, Instant::now());
+        }
+    }
+}
+
+impl<E> fmt::Debug for Attempt<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("endpoint", &self.endpoint).field("trial", &self.trial).finish_non_exhaustive()
+    }
+}
+
+fn micros(began: Instant, now: Instant) -> f32 {
+    now.saturating_duration_since(began).as_secs_f32() * 1e6
+}

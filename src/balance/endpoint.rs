@@ -1,0 +1,145 @@
+//! One endpoint: the state that all snapshots it is in share.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    availability::{Availability, Marking},
+    load::Load,
+};
+
+/// One address requests can go to, with its live state and a payload of the caller's, such as its connection pool.
+///
+/// Always behind an `Arc`: every snapshot it is in and every request on its way to it hold the same one, so a change of
+/// the set never moves a request to another endpoint or forgets what is in flight.
+pub struct Endpoint<E> {
+    address: SocketAddr,
+    /// When it joined a set that was already serving; `None` for the first ones, which have nobody to learn from.
+    joined: Option<Instant>,
+    healthy: AtomicBool,
+    pub(super) marking: Marking,
+    pub(super) load: Load,
+    pub(super) shared: Arc<Shared>,
+    payload: E,
+}
+
+/// What a set and all that follow it share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// What times are counted from.
+    epoch: Instant,
+    /// Requests in flight to all endpoints, where the balancer needs to know.
+    pub(super) in_flight: AtomicU64,
+    /// How often an endpoint became usable or unusable: tells a snapshot to count anew.
+    changes: AtomicU32,
+}
+
+impl Shared {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self { epoch, in_flight: AtomicU64::new(0), changes: AtomicU32::new(0) }
+    }
+
+    /// Milliseconds since the epoch.
+    pub(super) fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.load(Acquire)
+    }
+
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Release);
+    }
+}
+
+impl<E> Endpoint<E> {
+    pub(super) fn new(address: SocketAddr, joined: Option<Instant>, shared: Arc<Shared>, payload: E) -> Self {
+        let (healthy, marking, load) = (AtomicBool::new(true), Marking::default(), Load::default());
+        Self { address, joined, healthy, marking, load, shared, payload }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the caller keeps for it.
+    #[must_use]
+    pub fn payload(&self) -> &E {
+        &self.payload
+    }
+
+    /// Requests in flight to it.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight()
+    }
+
+    /// The moving average of its latency as balancers see it: peaks and penalties for failures included, aged until
+    /// `now`. `None` while nothing was measured.
+    #[must_use]
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
+        let reading = self.load.read(self.shared.millis(now), f32::INFINITY);
+        (reading.stored > 0.0).then(|| Duration::from_secs_f32(reading.aged / 1e6))
+    }
+
+    /// Whether it may be used.
+    #[must_use]
+    pub fn availability(&self, now: Instant) -> Availability {
+        self.availability_at(self.shared.millis(now))
+    }
+
+    pub(super) fn availability_at(&self, millis: u64) -> Availability {
+        if self.healthy.load(Relaxed) { self.marking.availability(millis) } else { Availability::Unhealthy }
+    }
+
+    /// Takes it out (`false`) or lets it in again (`true`), independently of what requests find out. For active health
+    /// checks and outlier detection. At first an endpoint is healthy.
+    pub fn set_healthy(&self, healthy: bool) {
+        if self.healthy.swap(healthy, AcqRel) != healthy {
+            self.shared.changed();
+        }
+    }
+
+    /// Takes its share without reservation, whatever the time: not out, not due, not probed.
+    pub(super) fn is_usable(&self) -> bool {
+        self.healthy.load(Relaxed) && self.marking.is_available()
+    }
+
+    /// The part of its weight that it carries while it warms up: from a tenth to all of it, linear in time (Envoy's
+    /// slow start with its defaults, `min_weight_percent` 10 and `aggression` 1).
+    pub(super) fn warmth(&self, now: Instant, window: Duration) -> f32 {
+        self.joined.map_or(1.0, |joined| {
+            let warm = now.saturating_duration_since(joined).as_secs_f32() / window.as_secs_f32();
+            warm.clamp(0.1, 1.0)
+        })
+    }
+
+    pub(super) fn warm_at(&self, window: Duration) -> Option<Instant> {
+        self.joined.and_then(|joined| joined.checked_add(window))
+    }
+}
+
+impl<E> fmt::Debug for Endpoint<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("address", &self.address)
+            .field("in_flight", &self.in_flight())
+            .field("usable", &self.is_usable())
+            .finish_non_exhaustive()
+    }
+}
