@@ -1,0 +1,247 @@
+//! Telling when files change, by looking.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Fingerprint, LoadError, Loaded, Source, files};
+
+/// Looks at a source's files again and again, and tells when what is in them changed.
+///
+/// 1. Every file is looked at every 500 ms, those that the configuration refers to among them; a file that is added to a
+///    folder or taken away counts too. Looking works where notifications do not: network mounts, links that are
+///    swapped (mounted ConfigMaps), editors that replace files.
+/// 2. Only the content counts. It is read where size, times or inode differ from the last look, and for two seconds
+///    after the last change, which file times are too coarse for.
+/// 3. A change is reported once two looks in a row, 50 ms apart, see the same, or 250 ms later: files that are being written
+///    are waited for. A file that became empty is taken for one that is being written.
+/// 4. Changes that pile up are one.
+/// 5. A [poke](Poke) or, if [asked for](Self::on_hangup), SIGHUP is reported whether anything changed or not.
+///
+/// From the change to the report it takes 0.8 s at most.
+#[derive(Debug)]
+pub struct Watcher {
+    source: Source,
+    interval: Duration,
+    seen: Fingerprint,
+    known: Known,
+    poke: Poke,
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
+    next_look: Option<Instant>,
+    /// A poke that was received and not yet reported.
+    is_poked: bool,
+}
+
+/// Makes a [`Watcher`] report a change at once. Pokes that pile up are one.
+#[derive(Debug, Clone, Default)]
+pub struct Poke(Arc<Notify>);
+
+/// Files whose content was read, and what tells that it is still the same.
+type Known = HashMap<PathBuf, (Stamp, u64)>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: Option<SystemTime>,
+    /// Device, inode, and the time of its last change, which cannot be set back.
+    #[cfg(unix)]
+    unix: (u64, u64, i64, i64),
+}
+
+const INTERVAL: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_millis(50);
+const MAX_SETTLES: usize = 5;
+/// File systems keep times to two seconds at worst (FAT).
+const COARSEST_TIME: Duration = Duration::from_secs(2);
+
+impl Poke {
+    /// Reports a change.
+    pub fn poke(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Watcher {
+    pub(super) fn new(source: Source, seen: Fingerprint) -> Self {
+        Self {
+            source,
+            interval: INTERVAL,
+            seen,
+            known: Known::new(),
+            poke: Poke::default(),
+            #[cfg(unix)]
+            hangup: None,
+            next_look: None,
+            is_poked: false,
+        }
+    }
+
+    /// How often to look. Default 500 ms.
+    #[must_use]
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Reports a change at SIGHUP too, which then no longer ends the process. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the signal cannot be caught.
+    #[cfg(unix)]
+    pub fn on_hangup(mut self) -> std::io::Result<Self> {
+        self.hangup = Some(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?);
+        Ok(self)
+    }
+
+    /// A handle to report a change by hand.
+    #[must_use]
+    pub fn poke(&self) -> Poke {
+        self.poke.clone()
+    }
+
+    /// Waits for the next change. Dropping the future loses none.
+    pub async fn changed(&mut self) {
+        loop {
+            self.wait().await;
+            let look = self.look().await;
+            if !self.is_poked && look == self.seen {
+                continue;
+            }
+            let look = self.settle(look).await;
+            let is_new = look != self.seen;
+            self.seen = look;
+            if std::mem::take(&mut self.is_poked) || is_new {
+                return;
+            }
+        }
+    }
+
+    /// Reads the configuration, off the runtime's threads. What it was read from counts as seen.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    pub async fn load(&mut self) -> Result<Loaded, LoadError> {
+        let source = self.source.clone();
+        let result = blocking(move || source.load()).await;
+        self.seen = match &result {
+            Ok(loaded) => loaded.files.clone(),
+            Err(error) => error.files().clone(),
+        };
+        result
+    }
+
+    /// Until the next look is due, or somebody asks for one.
+    async fn wait(&mut self) {
+        if self.is_poked {
+            return;
+        }
+        let next_look = *self.next_look.get_or_insert_with(|| Instant::now() + self.interval);
+        #[cfg(unix)]
+        let hangup = async {
+            match &mut self.hangup {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        #[cfg(not(unix))]
+        let hangup = std::future::pending::<()>();
+        tokio::select! {
+            () = self.poke.0.notified() => self.is_poked = true,
+            _ = hangup => self.is_poked = true,
+            () = sleep_until(next_look) => {}
+        }
+        self.next_look = None;
+    }
+
+    /// Waits until the files stand still.
+    async fn settle(&mut self, mut look: Fingerprint) -> Fingerprint {
+        for _ in 0..MAX_SETTLES {
+            sleep(SETTLE).await;
+            let next = self.look().await;
+            let stands_still = next == look && !next.has_emptied(&self.seen);
+            look = next;
+            if stands_still {
+                break;
+            }
+        }
+        look
+    }
+
+    async fn look(&mut self) -> Fingerprint {
+        let (source, seen, known) = (self.source.clone(), self.seen.clone(), std::mem::take(&mut self.known));
+        let (look, known) = blocking(move || look(&source, &seen, &known)).await;
+        self.known = known;
+        look
+    }
+}
+
+/// What is in the source's files now, and in the others that were seen.
+fn look(source: &Source, seen: &Fingerprint, known: &Known) -> (Fingerprint, Known) {
+    let found = files::find(source.paths());
+    let (mut look, mut next) = (Fingerprint::default(), Known::new());
+    let unreadable = found.unreadable.iter().map(|(path, _)| path.as_path());
+    for path in found.files.iter().map(PathBuf::as_path).chain(unreadable).chain(seen.paths()) {
+        if look.contains(path) {
+            continue;
+        }
+        let hash = Stamp::of(path).and_then(|stamp| {
+            let hash = match known.get(path) {
+                Some((before, hash)) if *before == stamp => *hash,
+                _ => files::hash(&fs::read(path).ok()?),
+            };
+            if !stamp.is_recent() {
+                next.insert(path.to_owned(), (stamp, hash));
+            }
+            Some(hash)
+        });
+        look.insert(path.to_owned(), hash);
+    }
+    (look, next)
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        #[cfg(unix)]
+        let unix = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        Some(Self {
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+            #[cfg(unix)]
+            unix,
+        })
+    }
+
+    /// Whether it could change once more without being told from this.
+    fn is_recent(&self) -> bool {
+        #[cfg(unix)]
+        let changed =
+            u64::try_from(self.unix.2).ok().map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        #[cfg(not(unix))]
+        let changed = self.modified;
+        let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        age.is_none_or(|age| age <= COARSEST_TIME)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down.
+        Err(_) => std::future::pending().await,
+    }
+}
