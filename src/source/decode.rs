@@ -161,6 +161,19 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
         result.map_err(|error| error.placed(node.line, node.column))
     }
 
+    /// Serde's derived types would take a list too, field by field; in YAML that is a mistake.
+    fn deserialize_struct<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        match self.node.value {
+            Value::Mapping(_) => self.deserialize_any(visitor),
+            _ => Err(self.type_error(&visitor).placed(self.node.line, self.node.column)),
+        }
+    }
+
     fn deserialize_ignored_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         visitor.visit_unit()
     }
@@ -168,7 +181,7 @@ impl<'a> Deserializer<'a> for Decoder<'a> {
     forward_to_deserialize_any! {
         <V: Visitor<'a>>
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier
+        tuple_struct map identifier
     }
 }
 
@@ -204,7 +217,8 @@ fn value<'a, V: DeserializeSeed<'a>>(entry: &'a Entry, nulls: Nulls, seed: V) ->
     } else {
         seed.deserialize(Decoder { node: &entry.node, nulls })
     };
-    result.map_err(|error| error.within(Segment::of(&entry.key)))
+    // A check that follows the reading (`try_from`, `deserialize_with`) does not know its place.
+    result.map_err(|error| error.placed(entry.node.line, entry.node.column).within(Segment::of(&entry.key)))
 }
 
 impl<'a> SeqAccess<'a> for Elements<'a> {
@@ -216,7 +230,7 @@ impl<'a> SeqAccess<'a> for Elements<'a> {
         };
         seed.deserialize(Decoder { node, nulls: self.nulls })
             .map(Some)
-            .map_err(|error| error.within(Segment::Index(index)))
+            .map_err(|error| error.placed(node.line, node.column).within(Segment::Index(index)))
     }
 }
 
@@ -246,25 +260,23 @@ impl<'a> VariantAccess<'a> for Variant<'a> {
         value(self.entry, self.nulls, seed)
     }
 
-    fn tuple_variant<V: Visitor<'a>>(self, _: usize, visitor: V) -> Result<V::Value, DecodeError> {
-        let seed = Visit(visitor);
-        value(self.entry, self.nulls, seed)
+    fn tuple_variant<V: Visitor<'a>>(self, _: usize, _: V) -> Result<V::Value, DecodeError> {
+        Err(de::Error::custom("a variant of several values without names has no form in YAML"))
     }
 
     fn struct_variant<V: Visitor<'a>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, DecodeError> {
-        let seed = Visit(visitor);
-        value(self.entry, self.nulls, seed)
+        value(self.entry, self.nulls, Fielded(visitor))
     }
 }
 
-/// Lets a visitor have whatever is there.
-struct Visit<V>(V);
+/// Lets a visitor have a mapping.
+struct Fielded<V>(V);
 
-impl<'a, V: Visitor<'a>> DeserializeSeed<'a> for Visit<V> {
+impl<'a, V: Visitor<'a>> DeserializeSeed<'a> for Fielded<V> {
     type Value = V::Value;
 
     fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_any(self.0)
+        deserializer.deserialize_struct("", &[], self.0)
     }
 }
 

@@ -142,3 +142,55 @@ pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
         fault: Fault::Unreadable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(paths: &[PathBuf], folder: &Path) -> Vec<String> {
+        let found = find(paths);
+        assert!(found.unreadable.is_empty(), "{:?}", found.unreadable);
+        let inside = |path: &PathBuf| path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        found.files.iter().map(inside).collect()
+    }
+
+    #[test]
+    fn folders_give_their_manifests() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("b/c.yaml")).unwrap();
+        fs::create_dir(at(".git")).unwrap();
+        for name in ["z.yaml", "a.yml", "b/x.json", "b/c.yaml/y.yaml", "read.me", ".hidden.yaml", ".git/g.yaml"] {
+            fs::write(at(name), "").unwrap();
+        }
+        let all = ["a.yml", "b/c.yaml/y.yaml", "b/x.json", "z.yaml"];
+        assert_eq!(names(&[folder.path().to_owned()], folder.path()), all);
+        assert_eq!(names(&[at("z.yaml"), folder.path().to_owned(), at("b")], folder.path()), all, "each once");
+        assert_eq!(names(&[at("read.me"), at(".hidden.yaml")], folder.path()), [".hidden.yaml", "read.me"]);
+    }
+
+    #[test]
+    fn what_is_named_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = find(&[folder.path().join("gone.yaml")]);
+        assert_eq!(found.unreadable[0].0, folder.path().join("gone.yaml"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_mounted_config_map_is_read_once_and_a_loop_is_no_end() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("..2026")).unwrap();
+        fs::write(at("..2026/a.yaml"), "").unwrap();
+        symlink("..2026", at("..data")).unwrap();
+        symlink("..data/a.yaml", at("a.yaml")).unwrap();
+        symlink("..data/gone.yaml", at("gone.yaml")).unwrap();
+        assert_eq!(names(&[folder.path().to_owned()], folder.path()), ["a.yaml"]);
+
+        symlink(".", at("loop")).unwrap();
+        let found = find(&[folder.path().to_owned()]);
+        assert_eq!(found.files, [at("a.yaml")], "the first of its names");
+    }
+}

@@ -245,3 +245,137 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Err(_) => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::source::load;
+
+    /// A folder with one file, and a watcher of the folder.
+    fn watched() -> (tempfile::TempDir, Watcher) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), "routes: []\n").unwrap();
+        let files = load([folder.path()]).unwrap().files;
+        let watcher = Source::new([folder.path()]).watch(&files);
+        (folder, watcher)
+    }
+
+    /// Whether a change is reported within the next second; time stands still while files are read.
+    async fn is_reported(watcher: &mut Watcher) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), watcher.changed()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_is_reported_once() {
+        let (folder, mut watcher) = watched();
+        let at = |name: &str| folder.path().join(name);
+        assert!(!is_reported(&mut watcher).await);
+        fs::write(at("a.yaml"), "routes: []#\n").unwrap();
+        assert!(is_reported(&mut watcher).await, "content");
+        fs::write(at("a.yaml"), "routes: [] \n").unwrap();
+        assert!(is_reported(&mut watcher).await, "content of the same size");
+        fs::write(at("b.yaml"), "# b\n").unwrap();
+        assert!(is_reported(&mut watcher).await, "a new file");
+        fs::rename(at("b.yaml"), at("a.yaml")).unwrap();
+        assert!(is_reported(&mut watcher).await, "a file moved over another");
+        fs::remove_file(at("a.yaml")).unwrap();
+        assert!(is_reported(&mut watcher).await, "a file taken away");
+        assert!(!is_reported(&mut watcher).await);
+        fs::write(at("readme.md"), "text").unwrap();
+        assert!(!is_reported(&mut watcher).await, "no file of ours");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_content_is_no_change() {
+        let (folder, mut watcher) = watched();
+        let file = fs::File::options().write(true).open(folder.path().join("a.yaml")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!is_reported(&mut watcher).await);
+        fs::write(folder.path().join("a.yaml"), "routes: []\n").unwrap();
+        assert!(!is_reported(&mut watcher).await);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_swapped_link_is_a_change() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for version in ["..1", "..2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("a.yaml"), format!("routes: [] # {version}\n")).unwrap();
+        }
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/a.yaml", at("a.yaml")).unwrap();
+        let mut watcher = Source::new([folder.path()]).watch(&load([folder.path()]).unwrap().files);
+        assert!(!is_reported(&mut watcher).await);
+        symlink("..2", at("..next")).unwrap();
+        fs::rename(at("..next"), at("..data")).unwrap();
+        assert!(is_reported(&mut watcher).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_since_the_load_is_not_lost() {
+        let (folder, mut watcher) = watched();
+        fs::write(folder.path().join("a.yaml"), "routes: [\n").unwrap();
+        assert!(is_reported(&mut watcher).await);
+        watcher.load().await.unwrap_err();
+        assert!(!is_reported(&mut watcher).await, "a broken file is not tried again until it changes");
+        fs::write(folder.path().join("a.yaml"), "routes: []\n").unwrap();
+        watcher.load().await.unwrap();
+        assert!(!is_reported(&mut watcher).await, "what was loaded counts as seen");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_are_referred_to_are_watched_also_while_missing() {
+        let (folder, mut watcher) = watched();
+        fs::write(folder.path().join("a.yaml"), "certificates: [{cert: c.pem, key: c.pem}]\n").unwrap();
+        assert!(is_reported(&mut watcher).await);
+        watcher.load().await.unwrap_err();
+        fs::write(folder.path().join("c.pem"), "no PEM").unwrap();
+        assert!(is_reported(&mut watcher).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pokes_pile_up_to_one_and_survive_a_dropped_wait() {
+        let (_folder, mut watcher) = watched();
+        let poke = watcher.poke();
+        poke.poke();
+        poke.poke();
+        assert!(watcher.changed().now_or_never().is_none(), "took the poke, and was dropped while looking");
+        assert!(is_reported(&mut watcher).await);
+        assert!(!is_reported(&mut watcher).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_is_waited_for() {
+        let (folder, mut watcher) = watched();
+        let path = folder.path().join("a.yaml");
+        // As a shell does it: first cut to nothing, then written.
+        fs::write(&path, "").unwrap();
+        let start = Instant::now();
+        let (reported, ()) = tokio::join!(watcher.changed().map(|()| start.elapsed()), async {
+            sleep(Duration::from_millis(520)).await;
+            fs::write(&path, "upstreams: []\n").unwrap();
+        });
+        assert!(reported >= Duration::from_millis(600), "{reported:?}: two looks that see the same, after the write");
+        assert!(reported < Duration::from_millis(800), "{reported:?}");
+        assert!(!is_reported(&mut watcher).await, "the last state was seen");
+
+        // Emptied for good.
+        fs::write(&path, "").unwrap();
+        assert!(is_reported(&mut watcher).await);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_hangup_is_reported() {
+        let (_folder, watcher) = watched();
+        let mut watcher = watcher.on_hangup().unwrap();
+        let pid = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        watcher.changed().await;
+    }
+}
