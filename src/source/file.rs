@@ -10,48 +10,15 @@
 //! - A backend is an upstream of that name or a service in this process; the gateway knows those, and says which is missing.
 //!
 //! # Example
+//! ```yaml
+#![doc = include_str!("file/example.yaml")]
 //! ```
-//! # let text = r#"
-//! routes:
-//! - name: shop
-//!   hosts: [shop.example.com, "*.shop.example.com"]      # none: any host
-//!   rules:
-//!   - matches:                                           # any of them; none: every request
-//!     - path: {prefix: /cart}                            # or {exact: /cart}, {regex: "/cart/[0-9]+"}
-//!       method: GET
-//!       headers: [{name: x-user, value: {exact: "1"}}]   # or {regex: "[0-9]+"}, present, absent
-//!       query: [{name: beta, value: present}]
-//!       cookies: [{name: group, value: {exact: b}}]
-//!     backends:
-//!     - {name: cart-v2, weight: 1}
-//!     - {name: cart, weight: 9}
-//!     timeouts: {request: 10s, backend_request: 3s}
-//!   - backends: [shop]                                   # an upstream, or a service in this process
 //!
-//! upstreams:
-//! - name: cart
-//!   endpoints:
-//!     static: ["10.0.0.1:8080", {address: "10.0.0.2:8080", weight: 2}]
-//!   balancer: least_request                              # peak_ewma (default), round_robin, random
-//!   pool: {max_connections: 100, idle_timeout: 10s}
-//! - name: cart-v2
-//!   endpoints:
-//!     dns: {host: cart.internal, port: 8443, refresh: 10s}
-//!   protocol: http2                                      # auto (default), http1
-//!   balancer: {ring_hash: {cookie: group}}               # or maglev; client_ip, header, query, path
-//!   tls:
-//!     server_name: cart.internal
-//! #   ca: certs/ca.pem                                   # default: whom the system trusts
-//! #   client_auth: {cert: certs/gate.pem, key: certs/gate.key}
-//!   connect_timeout: 1s
-//!   max_attempts: 2
-//!
-//! # certificates:
-//! # - {cert: certs/shop.pem, key: certs/shop.key, hosts: [shop.example.com]}   # hosts default to the certificate's
-//! # "#;
+//! In a program:
+//! ```
+//! let text = "{routes: [{name: all, rules: [{backends: [app]}]}]}";
 //! let config = portcullis::source::parse("gate.yaml", text)?.config;
-//! assert_eq!(config.routes[0].rules[0].backends[1].weight, 9);
-//! assert_eq!(config.upstreams[1].max_attempts, 2);
+//! assert_eq!(config.routes[0].rules[0].backends[0].name, "app");
 //! # Ok::<_, portcullis::source::LoadError>(())
 //! ```
 

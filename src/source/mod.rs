@@ -83,7 +83,7 @@ pub fn load<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Result<Load
 /// With everything that is wrong with it.
 pub fn parse(name: &str, text: &str) -> Result<Loaded, LoadError> {
     let mut reader = Reader::default();
-    reader.add(name.into(), Path::new(""), text);
+    reader.add(&name.into(), Path::new(""), text);
     reader.finish()
 }
 
@@ -149,12 +149,13 @@ struct Reader {
 impl Reader {
     fn read(&mut self, path: &Path) {
         let name = files::name(path);
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
         let content = match files::read(path, &mut self.files) {
             Ok(content) => content,
             Err(problem) => return self.report.problems.push(problem),
         };
         match std::str::from_utf8(&content) {
-            Ok(text) => self.add(name, path.parent().unwrap_or(Path::new("")), text),
+            Ok(text) => self.add(&name, folder, text),
             Err(error) => {
                 let before = &content[..error.valid_up_to()];
                 let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -165,7 +166,7 @@ impl Reader {
         }
     }
 
-    fn add(&mut self, file: Arc<str>, folder: &Path, text: &str) {
+    fn add(&mut self, file: &Arc<str>, folder: &Path, text: &str) {
         for document in tree::documents(text) {
             match document {
                 Ok(node) => self.documents.push(Document { file: file.clone(), folder: folder.to_owned(), node }),

@@ -212,3 +212,40 @@ fn pem_can_stand_in_the_file_itself() {
 fn nothing_at_all_is_an_empty_configuration() {
     assert_eq!(parse("f.yaml", "# later\n").unwrap().config, Config::default());
 }
+
+#[cfg(feature = "regex")]
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = pair();
+    fs::create_dir(folder.path().join("certs")).unwrap();
+    for name in ["ca", "gate", "shop"] {
+        fs::write(folder.path().join(format!("certs/{name}.pem")), &cert).unwrap();
+        fs::write(folder.path().join(format!("certs/{name}.key")), &key).unwrap();
+    }
+    fs::write(folder.path().join("gate.yaml"), include_str!("example.yaml")).unwrap();
+    let config = load([folder.path()]).unwrap_or_else(|error| panic!("{error}")).config;
+    let [beta, rest] = &*config.routes[0].rules else { panic!("{:?}", config.routes) };
+    assert_eq!((beta.backends[1].weight, &*rest.backends[0].name), (9, "cart"));
+    assert_eq!(beta.matches[0].headers.len() + beta.matches[0].query.len() + beta.matches[0].cookies.len(), 3);
+    assert_eq!(config.upstreams[1].balancer, Balancer::RingHash(HashKey::Cookie("group".into())));
+    assert_eq!(config.upstreams[1].max_attempts, 2);
+    assert_eq!(config.certificates.len(), 2);
+
+    // The alternatives that its comments name.
+    for (shown, other) in [
+        ("{prefix: /cart}", "{exact: /cart}"),
+        ("{prefix: /cart}", r#"{regex: "/cart/[0-9]+"}"#),
+        (r#"{exact: "1"}"#, r#"{regex: "[0-9]+"}"#),
+        (r#"{exact: "1"}"#, "absent"),
+        ("balancer: least_request", "balancer: peak_ewma"),
+        ("balancer: least_request", "balancer: random"),
+        ("{ring_hash: {cookie: group}}", "{maglev: client_ip}"),
+        ("{ring_hash: {cookie: group}}", "{maglev: path}"),
+        ("protocol: http2", "protocol: auto"),
+    ] {
+        assert!(include_str!("example.yaml").contains(shown), "{shown}");
+        fs::write(folder.path().join("gate.yaml"), include_str!("example.yaml").replace(shown, other)).unwrap();
+        load([folder.path()]).unwrap_or_else(|error| panic!("{other}: {error}"));
+    }
+}
