@@ -18,7 +18,8 @@ use super::{
 /// What a field without a value means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Nulls {
-    /// The same as no field (Kubernetes).
+    /// The same as no field.
+    #[cfg(feature = "kubernetes")]
     Absent,
     /// A mistake: `tls:` with nothing behind it would silently mean no TLS.
     Refused,

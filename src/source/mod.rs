@@ -1,7 +1,8 @@
 //! Where a configuration comes from: files of our own YAML or Kubernetes manifests, read, checked and watched.
 //!
 //! 1. [`load`] reads files and folders into a [`Config`]. What the documents say decides what they are: with
-//!    `apiVersion` and `kind` they are [`kubernetes`] objects, else they are [our own](file). JSON is YAML too.
+//!    `apiVersion` and `kind` they are [`kubernetes`] objects, else they are [our own](mod@file). JSON is YAML too. The two do not
+//!    mix.
 //! 2. Every mistake in every file is reported at once, as file, line, column, field and fix ([`Problem`]). A
 //!    configuration with one mistake is not used at all.
 //! 3. [`Source::watch`] tells when a file changed, [`reload`] loads what changed and passes it on; the old
@@ -114,6 +115,13 @@ impl Source {
         for path in &found.files {
             reader.read(path);
         }
+        if found.files.is_empty() && found.unreadable.is_empty() {
+            for path in &self.paths {
+                let place = Place { file: files::name(path), line: 0, column: 0 };
+                let message = "holds no `*.yaml`, `*.yml` or `*.json` file: nothing is served".to_owned();
+                reader.report.warnings.push(Warning { place, object: None, field: String::new(), message });
+            }
+        }
         reader.finish()
     }
 
@@ -221,5 +229,34 @@ impl Document {
     fn problem(&self, fault: Fault) -> Problem {
         let place = Place { file: self.file.clone(), line: self.node.line, column: self.node.column };
         Problem { place, object: None, field: String::new(), fault }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_folder_is_an_empty_configuration_with_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = load([folder.path()]).unwrap();
+        assert_eq!(loaded.config, Config::default());
+        assert!(loaded.warnings[0].to_string().starts_with(&format!("{}: holds no", folder.path().display())));
+    }
+
+    #[test]
+    fn what_is_no_text_or_not_there_is_named_and_the_rest_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.yaml"), b"# \xe2\x82\xac\n# \xff\n").unwrap();
+        std::fs::write(at("b.yaml"), "nothing: known\n").unwrap();
+        let error = load([at("a.yaml"), at("b.yaml"), at("gone")]).unwrap_err();
+        let found: Vec<_> = error.problems().iter().map(|one| (one.place.line, &one.fault)).collect();
+        assert!(
+            matches!(&*found, [(2, Fault::Syntax(_)), (1, Fault::UnknownField { .. }), (0, Fault::Unreadable(_))]),
+            "{found:?}"
+        );
+        assert_eq!(error.files().paths().count(), 3);
+        assert_eq!(error.to_string().lines().count(), 3);
     }
 }

@@ -146,6 +146,7 @@ impl Node {
         }
     }
 
+    #[cfg(feature = "kubernetes")]
     pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) => Some(text),

@@ -20,14 +20,14 @@ use super::{Fingerprint, LoadError, Loaded, Source, files};
 /// 1. Every file is looked at every 500 ms, those that the configuration refers to among them; a file that is added to a
 ///    folder or taken away counts too. Looking works where notifications do not: network mounts, links that are
 ///    swapped (mounted ConfigMaps), editors that replace files.
-/// 2. Only the content counts. It is read where size, times or inode differ from the last look, and for two seconds
+/// 2. Only the content counts. It is read where size, times or inode differ from the last look, and for three seconds
 ///    after the last change, which file times are too coarse for.
 /// 3. A change is reported once two looks in a row, 50 ms apart, see the same, or 250 ms later: files that are being written
 ///    are waited for. A file that became empty is taken for one that is being written.
 /// 4. Changes that pile up are one.
 /// 5. A [poke](Poke) or, if [asked for](Self::on_hangup), SIGHUP is reported whether anything changed or not.
 ///
-/// From the change to the report it takes 0.8 s at most.
+/// From the change to the report it takes 0.8 s at most, and the time to look.
 #[derive(Debug)]
 pub struct Watcher {
     source: Source,
@@ -61,8 +61,8 @@ struct Stamp {
 const INTERVAL: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_millis(50);
 const MAX_SETTLES: usize = 5;
-/// File systems keep times to two seconds at worst (FAT).
-const COARSEST_TIME: Duration = Duration::from_secs(2);
+/// File systems keep times to two seconds at worst (FAT); one more as fractions are cut off.
+const COARSEST_TIME: Duration = Duration::from_secs(3);
 
 impl Poke {
     /// Reports a change.

@@ -1,5 +1,7 @@
 //! Secrets as certificates.
 
+use std::collections::HashSet;
+
 use super::{
     ingress::{Ingress, IngressTls, host},
     object::{Object, Objects},
@@ -19,7 +21,8 @@ pub(super) fn certificates(objects: &Objects, ingresses: &[&Object<Ingress>], re
     let mut by_age = ingresses.to_vec();
     // Stable: Ingresses come by name. Without a time an Ingress counts as younger than any.
     by_age.sort_by_key(|ingress| ingress.created.unwrap_or(i64::MAX));
-    let mut references: Vec<(&Object<Secret>, Vec<Host>)> = Vec::new();
+    let mut references = Vec::new();
+    let mut seen = HashSet::new();
     for ingress in by_age {
         for (index, tls) in ingress.value.spec.tls.iter().enumerate() {
             match find(objects, ingress, tls) {
@@ -27,10 +30,7 @@ pub(super) fn certificates(objects: &Objects, ingresses: &[&Object<Ingress>], re
                     let mut hosts: Vec<_> = tls.hosts.iter().filter_map(|text| host(text).ok()).collect();
                     hosts.sort();
                     hosts.dedup();
-                    let is_known = |(other, theirs): &(&Object<Secret>, Vec<Host>)| {
-                        std::ptr::eq(*other, found) && *theirs == hosts
-                    };
-                    if !references.iter().any(is_known) {
+                    if seen.insert((&*found.namespace, &*found.name, hosts.clone())) {
                         references.push((found, hosts));
                     }
                 }

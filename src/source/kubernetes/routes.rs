@@ -1,5 +1,7 @@
 //! Ingresses as routes.
 
+use std::collections::HashMap;
+
 use super::{
     backends::{Backends, Port},
     ingress::{HttpPath, Ingress, IngressBackend, host},
@@ -72,7 +74,7 @@ pub(super) fn routes(ingresses: &[&Object<Ingress>], backends: &mut Backends<'_>
                     continue;
                 }
             }
-            match by_host.iter_mut().find(|route| route.hosts == [host.clone()]) {
+            match by_host.iter_mut().find(|route| route.hosts.first() == Some(&host)) {
                 Some(route) => route.rules.append(&mut rules),
                 None => by_host.push(Route { rules, ..route(ingress, host) }),
             }
@@ -87,9 +89,16 @@ pub(super) fn routes(ingresses: &[&Object<Ingress>], backends: &mut Backends<'_>
 /// stands where they would, and wins whatever their ages.
 fn default_backends(ingresses: &[&Object<Ingress>], backends: &mut Backends<'_>, routes: &mut Vec<Route>) {
     let all = [Match::prefix("/")];
-    let taker =
-        routes.iter().find(|route| route.hosts == [Host::Any] && route.rules.iter().any(|one| one.matches == all));
-    let taker = taker.map(|route| route.name.clone());
+    let for_any_host: HashMap<String, usize> = routes
+        .iter()
+        .enumerate()
+        .filter(|(_, route)| route.hosts == [Host::Any])
+        .map(|(index, route)| (route.name.clone(), index))
+        .collect();
+    let taker = routes
+        .iter()
+        .find(|route| route.hosts == [Host::Any] && route.rules.iter().any(|rule| rule.matches == all))
+        .map(|route| route.name.clone());
     for ingress in ingresses {
         let Some(backend) = &ingress.value.spec.default_backend else {
             continue;
@@ -100,8 +109,7 @@ fn default_backends(ingresses: &[&Object<Ingress>], backends: &mut Backends<'_>,
             continue;
         }
         let rule = everything(ingress, backend, backends);
-        let name = route_name(ingress);
-        match routes.iter_mut().find(|route| route.name == name && route.hosts == [Host::Any]) {
+        match for_any_host.get(&route_name(ingress)).and_then(|index| routes.get_mut(*index)) {
             Some(route) => route.rules.push(rule),
             None => routes.push(Route { rules: vec![rule], ..route(ingress, Host::Any) }),
         }
