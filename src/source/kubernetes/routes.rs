@@ -67,6 +67,8 @@ pub(super) fn routes(ingresses: &[&Object<Ingress>], backends: &mut Backends<'_>
                         rules.push(Rule { matches, backends: vec![backend], ..Rule::default() });
                     }
                 }
+                // For all hosts that is what the default backend gets anyway.
+                (None, Some(_)) if host == Host::Any => continue,
                 (None, Some(backend)) => rules.push(everything(ingress, backend, backends)),
                 (None, None) => {
                     let why = "has neither `http` nor is there a `defaultBackend`: it routes nothing".to_owned();

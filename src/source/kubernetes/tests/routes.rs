@@ -61,6 +61,11 @@ fn a_default_backend_gets_what_is_left() {
         ["default/i a / -> default/d:80", "default/i b /b -> default/d:80", "default/i * / -> default/d:80"]
     );
 
+    // A rule that asks for nothing is the default backend itself.
+    let both = ingress("{name: i}", &format!("{{{default}, rules: [{{}}]}}")) + &service("d");
+    assert_eq!(table(&load(&both).config), ["default/i * / -> default/d:80"]);
+    assert_eq!(load(&both).warnings, []);
+
     // A rule for everything stands above any default backend, although it is younger.
     let spec = format!("{{rules: [{{http: {{paths: [{}]}}}}]}}", path("/", "Prefix", "e"));
     let younger = ingress("{name: z, creationTimestamp: '2026-01-02T00:00:00Z'}", &spec);
