@@ -29,6 +29,8 @@
 mod duration;
 mod matching;
 mod upstream;
+#[cfg(feature = "yaml")]
+mod yaml;
 
 #[cfg(feature = "regex")]
 pub use self::matching::{InvalidPattern, Pattern};
@@ -54,7 +56,6 @@ pub struct Config {
     /// What the routes' backends name.
     pub upstreams: Vec<Upstream>,
     /// Server certificates, chosen by the name the client asks for.
-    #[cfg_attr(feature = "yaml", serde(skip))]
     pub certificates: Vec<Certificate>,
     /// What becomes of two matches that ask exactly the same.
     #[cfg_attr(feature = "yaml", serde(skip))]
@@ -105,15 +106,12 @@ pub struct Rule {
 
 /// A rule's reference to what answers its requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct BackendRef {
     /// The name of an [`Upstream`], or of a service in this process.
     pub name: String,
     /// Its share of the rule's requests, relative to the other backends'. Default 1; 0 means none.
-    #[cfg_attr(feature = "yaml", serde(default = "one"))]
     pub weight: u32,
     /// Why it cannot be used, where a source found that out: its share of requests is answered 500.
-    #[cfg_attr(feature = "yaml", serde(skip))]
     pub invalid: Option<String>,
 }
 
@@ -133,14 +131,19 @@ pub struct Timeouts {
 
 /// A server certificate with its key, in PEM.
 #[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct Certificate {
     /// Where it comes from, for messages: a file, `Secret default/shop-tls`.
+    #[cfg_attr(feature = "yaml", serde(skip))]
     pub origin: String,
     /// The hosts it is shown for; none means the names in the certificate itself.
+    #[cfg_attr(feature = "yaml", serde(default, deserialize_with = "yaml::certificate_hosts"))]
     pub hosts: Vec<Host>,
     /// The certificate chain in PEM, end entity first.
+    #[cfg_attr(feature = "yaml", serde(rename = "cert", deserialize_with = "yaml::pem"))]
     pub chain: Vec<u8>,
     /// The private key in PEM: PKCS#8, PKCS#1 or SEC1.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "yaml::pem"))]
     pub key: Vec<u8>,
 }
 
@@ -171,9 +174,4 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("origin", &self.origin).field("hosts", &self.hosts).finish_non_exhaustive()
     }
-}
-
-#[cfg(feature = "yaml")]
-fn one() -> u32 {
-    1
 }

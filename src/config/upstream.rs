@@ -75,12 +75,10 @@ pub enum Endpoints {
 
 /// One address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
     /// Its share of requests relative to the others'. Default 1; 0 takes it out.
-    #[cfg_attr(feature = "yaml", serde(default = "super::one"))]
     pub weight: u32,
 }
 
@@ -160,10 +158,9 @@ pub struct UpstreamTls {
     /// address, or the name it was looked up by.
     pub server_name: Option<String>,
     /// Who may have signed the certificate. Default: whom the system trusts.
-    #[cfg_attr(feature = "yaml", serde(skip))]
+    #[cfg_attr(feature = "yaml", serde(rename = "ca", deserialize_with = "super::yaml::roots"))]
     pub roots: Roots,
     /// The certificate shown to it, if it asks. Default none.
-    #[cfg_attr(feature = "yaml", serde(skip))]
     pub client_auth: Option<ClientAuth>,
 }
 
@@ -180,10 +177,13 @@ pub enum Roots {
 
 /// A client certificate with its key, in PEM.
 #[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct ClientAuth {
     /// The chain, end entity first.
+    #[cfg_attr(feature = "yaml", serde(rename = "cert", deserialize_with = "super::yaml::pem"))]
     pub chain: Arc<[u8]>,
     /// The private key.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "super::yaml::pem"))]
     pub key: Arc<[u8]>,
 }
 

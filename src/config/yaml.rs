@@ -1,0 +1,106 @@
+//! How the model's values are written where that is not their own form.
+
+use std::{fmt, marker::PhantomData, net::SocketAddr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::{BackendRef, Endpoint, Host, Roots};
+
+/// PEM text.
+pub(super) fn pem<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer).map(|text| text.into_bytes().into())
+}
+
+pub(super) fn roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Roots, D::Error> {
+    pem::<D, Vec<u8>>(deserializer).map(|text| Roots::Pem(text.into()))
+}
+
+/// In a certificate a wildcard stands for one label (RFC 9525, section 6.3).
+pub(super) fn certificate_hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Host>, D::Error> {
+    let mut hosts = Vec::<Host>::deserialize(deserializer)?;
+    for host in &mut hosts {
+        if let Host::Wildcard(suffix) = host {
+            *host = Host::OneLabelWildcard(std::mem::take(suffix));
+        }
+    }
+    Ok(hosts)
+}
+
+impl<'de> Deserialize<'de> for BackendRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            name: String,
+            #[serde(default = "one")]
+            weight: u32,
+        }
+        deserializer.deserialize_any(Short {
+            expecting: "a backend's name, or a mapping with `name` and `weight`",
+            from_text: |text| Ok(Self::new(text)),
+            from_fields: |Fields { name, weight }| Self { weight, ..Self::new(name) },
+            fields: PhantomData,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            #[serde(deserialize_with = "address")]
+            address: SocketAddr,
+            #[serde(default = "one")]
+            weight: u32,
+        }
+        deserializer.deserialize_any(Short {
+            expecting: "an address, or a mapping with `address` and `weight`",
+            from_text: |text| read_address(text).map(Self::from),
+            from_fields: |Fields { address, weight }| Self { address, weight },
+            fields: PhantomData,
+        })
+    }
+}
+
+/// A value that is written as one text, or else field by field.
+struct Short<T, M> {
+    expecting: &'static str,
+    from_text: fn(&str) -> Result<T, String>,
+    from_fields: fn(M) -> T,
+    fields: PhantomData<M>,
+}
+
+impl<'de, T, M: Deserialize<'de>> Visitor<'de> for Short<T, M> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        (self.from_text)(text).map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        M::deserialize(MapAccessDeserializer::new(map)).map(self.from_fields)
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    read_address(&text).map_err(Error::custom)
+}
+
+fn read_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address: write an IP address and a port, as in `10.0.0.1:8080` or `[::1]:8080`")
+    })
+}
+
+fn one() -> u32 {
+    1
+}

@@ -1,0 +1,101 @@
+//! Kubernetes manifests: the same objects as in a cluster, from files, served as a cluster would serve them.
+//!
+//! Kinds: `Ingress` and `IngressClass` (networking.k8s.io/v1), `Service` and `Secret` (v1), `EndpointSlice`
+//! (discovery.k8s.io/v1), each alone or in a `List`. Other kinds are left out with a [`Warning`](super::Warning); fields that
+//! are not used are passed over. An object that the API server would refuse is refused here, with line and field, and with it
+//! the whole: what is served is never half of what was written.
+//!
+//! # Rules
+//! 1. The order of files, documents and list items means nothing. Of two equal matches the older Ingress's wins
+//!    (`creationTimestamp`; one without counts as younger), then the first by `namespace/name`. The same object twice is an
+//!    error. A namespace that is not given is `default`.
+//! 2. An Ingress without a class is served, and so is one of any IngressClass that is there, whatever its controller; one that
+//!    names another class is not. The annotation `kubernetes.io/ingress.class` wins over `spec.ingressClassName`, as the
+//!    API asks. The default-class annotation changes nothing, as Ingresses without a class are served anyway.
+//! 3. Path types: `Exact`; `Prefix` by element; `ImplementationSpecific` is `Prefix`, never a regular expression, and without a
+//!    path it is all paths. A wildcard host stands for exactly one label. A rule without host is for any host.
+//! 4. A rule without `http` sends all paths of its host to the Ingress's `defaultBackend`. Apart from that a `defaultBackend`
+//!    gets what no rule of any Ingress fits.
+//! 5. A backend is a port of a Service, by name or number. Its endpoints come from EndpointSlices alone, joined by the label
+//!    `kubernetes.io/service-name`: the *name* of the Service's port (none is a name too) selects the slice's, whose number is
+//!    dialled. `selector`, `clusterIP` and `targetPort` are not used.
+//! 6. Endpoints are used if `ready` is true or not given. If there is none, those that are terminating and still serving are
+//!    (KEP-1669; `serving` not given means yes, as kube-proxy has it). If there is none either, requests are answered 503.
+//!    Of several addresses of one endpoint the first is used; slices of type FQDN are left out.
+//! 7. A backend whose Service or port is missing, or that is no Service, is answered 500; the rest is served.
+//! 8. An `ExternalName` Service is looked up by DNS, at the port that the Service declares, or else that the backend names.
+//! 9. `appProtocol`: `kubernetes.io/h2c` and `grpc` are HTTP/2 without TLS; `kubernetes.io/ws` HTTP/1.1; `https` and
+//!    `kubernetes.io/wss` TLS, verified against the system's authorities for the name `SERVICE.NAMESPACE.svc` (or the external
+//!    name).
+//! 10. `spec.tls` shows the certificate of a Secret of type `kubernetes.io/tls` for its `hosts`; without hosts for the names in
+//!     the certificate. A Secret that is missing or of another type gives no certificate and a warning; one that does not hold
+//!     a certificate and a key is an error.
+//!
+//! # Names
+//! A route is called `namespace/ingress`; an Ingress for several hosts has one route for each, all of that name. An upstream and
+//! the backends that refer to it are called `namespace/service:port`, with the number of the Service's port; a backend
+//! that cannot be resolved has the name it would have, so that a service in this process can stand in for it.
+//!
+//! # Example
+//! ```
+//! use portcullis::source;
+//!
+//! let loaded = source::parse("shop.yaml", "
+//! apiVersion: networking.k8s.io/v1
+//! kind: Ingress
+//! metadata: {name: shop}
+//! spec:
+//!   rules:
+//!   - host: shop.example.com
+//!     http:
+//!       paths:
+//!       - {path: /cart, pathType: Prefix, backend: {service: {name: cart, port: {name: http}}}}
+//! ---
+//! apiVersion: v1
+//! kind: Service
+//! metadata: {name: cart}
+//! spec:
+//!   ports: [{name: http, port: 80}]
+//! ---
+//! apiVersion: discovery.k8s.io/v1
+//! kind: EndpointSlice
+//! metadata: {name: cart-1, labels: {kubernetes.io/service-name: cart}}
+//! addressType: IPv4
+//! ports: [{name: http, port: 8080}]
+//! endpoints: [{addresses: [10.0.0.1]}]
+//! ")?;
+//! assert_eq!(loaded.config.routes[0].name, "default/shop");
+//! assert_eq!(loaded.config.upstreams[0].name, "default/cart:80");
+//! # Ok::<_, source::LoadError>(())
+//! ```
+
+mod backends;
+mod certificates;
+mod ingress;
+mod object;
+mod routes;
+mod secret;
+mod service;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+use self::{backends::Backends, object::Objects};
+use super::{Document, Report};
+use crate::config::{Config, Conflicts};
+
+/// Makes the configuration that these documents describe; what is wrong with them goes to `report`.
+pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
+    let mut objects = Objects::default();
+    for document in documents {
+        objects.add(document, report);
+    }
+    let ingresses = routes::served(&objects, &mut report.warnings);
+    let mut backends = Backends::new(&objects);
+    let routes = routes::routes(&ingresses, &mut backends);
+    let (upstreams, mut warnings) = backends.finish();
+    report.warnings.append(&mut warnings);
+    let certificates = certificates::certificates(&objects, &ingresses, report);
+    Config { routes, upstreams, certificates, conflicts: Conflicts::Oldest }
+}

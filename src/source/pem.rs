@@ -1,0 +1,36 @@
+//! A first look at certificates and keys: whether they are there and of the right sort. That a key fits its certificate is
+//! found where they are put to use.
+
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
+
+pub(super) fn check_certificates(text: &[u8]) -> Result<(), String> {
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        certificate.map_err(|error| format!("the certificate is not PEM: {}", why(&error)))?;
+        count += 1;
+    }
+    if count == 0 { Err("has no certificate: put PEM with `BEGIN CERTIFICATE` there".to_owned()) } else { Ok(()) }
+}
+
+pub(super) fn check_key(text: &[u8]) -> Result<(), String> {
+    match PrivateKeyDer::from_pem_slice(text) {
+        Ok(_) => Ok(()),
+        Err(pem::Error::NoItemsFound) => {
+            Err("has no private key: put PEM with `BEGIN PRIVATE KEY` there (PKCS#8, PKCS#1 or SEC1)".to_owned())
+        }
+        Err(error) => Err(format!("the private key is not PEM: {}", why(&error))),
+    }
+}
+
+/// The parser's words, without the text it read: it may be of a key.
+fn why(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "its `END` line is missing",
+        pem::Error::IllegalSectionStart { .. } => "its `BEGIN` line is malformed",
+        pem::Error::Base64Decode(_) => "its base64 is damaged",
+        _ => "it cannot be read",
+    }
+}
