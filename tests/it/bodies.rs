@@ -31,7 +31,8 @@ async fn a_length_stays_a_length_and_chunks_stay_chunks() {
     assert_eq!(values(&seen, "content-length"), ["5"], "{seen}");
     assert!(seen.ends_with("\r\n\r\nhello"), "{seen}");
 
-    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    let chunked =
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
     assert_eq!(send(ingress.http, chunked).await.status, 200);
     let seen = raw.requests().pop().unwrap();
     assert_eq!(values(&seen, "transfer-encoding"), ["chunked"], "{seen}");

@@ -148,7 +148,8 @@ async fn an_absolute_target_is_served_by_its_own_host() {
 #[tokio::test]
 async fn fields_keep_their_values_and_order() {
     let (ingress, raw) = world().await;
-    send(ingress.http, "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1; b=2\r\nX-A:  2 ,3\t\r\nX-Empty:\r\n\r\n").await;
+    send(ingress.http, "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nCookie: a=1; b=2\r\nX-A:  2 ,3\t\r\nX-Empty:\r\n\r\n")
+        .await;
     let seen = raw.request();
     assert_eq!(values(&seen, "x-a"), ["1", "2 ,3"], "{seen}");
     assert_eq!(values(&seen, "cookie"), ["a=1; b=2"], "{seen}");

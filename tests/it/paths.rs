@@ -94,11 +94,14 @@ fn every_disguise_is_one() {
 #[tokio::test]
 async fn no_way_of_writing_a_path_gets_around_its_rule() {
     let (public, private, rest) = (Raw::ok().await, Raw::ok().await, Raw::ok().await);
-    let rule = Rule("", &[
-        Path("Prefix", "/public", "public", "80"),
-        Path("Prefix", "/private", "private", "80"),
-        Path("Prefix", "/", "rest", "80"),
-    ]);
+    let rule = Rule(
+        "",
+        &[
+            Path("Prefix", "/public", "public", "80"),
+            Path("Prefix", "/private", "private", "80"),
+            Path("Prefix", "/", "rest", "80"),
+        ],
+    );
     let yaml = ingress("a").rule(rule).yaml()
         + &backend("public", &[public.addr])
         + &backend("private", &[private.addr])
@@ -128,7 +131,8 @@ async fn no_way_of_writing_a_path_gets_around_its_rule() {
 async fn plain_dots_and_double_slashes_are_resolved_as_documented() {
     let raw = Raw::ok().await;
     let ingress = Ingress::start(&everything_to(&[raw.addr])).await;
-    for (target, forwarded) in [("/a/../b", "/b"), ("/a/./b", "/a/b"), ("/a//b", "/a/b"), ("/a/%2e%2e/b?x=/../", "/b?x=/../")]
+    for (target, forwarded) in
+        [("/a/../b", "/b"), ("/a/./b", "/a/b"), ("/a//b", "/a/b"), ("/a/%2e%2e/b?x=/../", "/b?x=/../")]
     {
         let mut conn = Conn::open(ingress.http).await.unwrap();
         assert_eq!(conn.get("a", target).await.unwrap().status, 200, "{target}");

@@ -32,27 +32,33 @@ async fn expect(addr: SocketAddr, cases: &[(&str, &str, &str)]) {
 #[tokio::test]
 async fn exact_and_prefix_paths() {
     let (_echoes, yaml) = backends(["exact", "prefix", "long", "root"]).await;
-    let rule = Rule("a.example", &[
-        Path("Prefix", "/", "root", "80"),
-        Path("Prefix", "/foo", "prefix", "80"),
-        Path("Prefix", "/foo/bar/", "long", "80"),
-        Path("Exact", "/foo", "exact", "80"),
-    ]);
+    let rule = Rule(
+        "a.example",
+        &[
+            Path("Prefix", "/", "root", "80"),
+            Path("Prefix", "/foo", "prefix", "80"),
+            Path("Prefix", "/foo/bar/", "long", "80"),
+            Path("Exact", "/foo", "exact", "80"),
+        ],
+    );
     let ingress = Ingress::start(&(ingress("a").rule(rule).yaml() + &yaml)).await;
-    expect(ingress.http, &[
-        ("a.example", "/", "root"),
-        ("a.example", "/fo", "root"),
-        ("a.example", "/foo", "exact"),
-        ("a.example", "/foo?x=/foo/bar", "exact"),
-        ("a.example", "/foo/", "prefix"),
-        ("a.example", "/foo/ba", "prefix"),
-        ("a.example", "/foobar", "root"),
-        ("a.example", "/Foo", "root"),
-        ("a.example", "/foo/bar", "long"),
-        ("a.example", "/foo/bar/", "long"),
-        ("a.example", "/foo/bar/baz", "long"),
-        ("a.example", "/foo/barbaz", "prefix"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("a.example", "/", "root"),
+            ("a.example", "/fo", "root"),
+            ("a.example", "/foo", "exact"),
+            ("a.example", "/foo?x=/foo/bar", "exact"),
+            ("a.example", "/foo/", "prefix"),
+            ("a.example", "/foo/ba", "prefix"),
+            ("a.example", "/foobar", "root"),
+            ("a.example", "/Foo", "root"),
+            ("a.example", "/foo/bar", "long"),
+            ("a.example", "/foo/bar/", "long"),
+            ("a.example", "/foo/bar/baz", "long"),
+            ("a.example", "/foo/barbaz", "prefix"),
+        ],
+    )
     .await;
 }
 
@@ -61,14 +67,17 @@ async fn an_exact_path_matches_nothing_else() {
     let (_echoes, yaml) = backends(["exact"]).await;
     let rule = Rule("", &[Path("Exact", "/foo", "exact", "80"), Path("Exact", "/bar/", "exact", "80")]);
     let ingress = Ingress::start(&(ingress("a").rule(rule).yaml() + &yaml)).await;
-    expect(ingress.http, &[
-        ("a", "/foo", "exact"),
-        ("a", "/foo/", "404"),
-        ("a", "/foo/x", "404"),
-        ("a", "/bar/", "exact"),
-        ("a", "/bar", "404"),
-        ("a", "/", "404"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("a", "/foo", "exact"),
+            ("a", "/foo/", "404"),
+            ("a", "/foo/x", "404"),
+            ("a", "/bar/", "exact"),
+            ("a", "/bar", "404"),
+            ("a", "/", "404"),
+        ],
+    )
     .await;
 }
 
@@ -88,17 +97,20 @@ async fn hosts_match_whatever_their_case_and_port() {
     let both = ingress("both").rule(Rule("a.example", &to_a)).rule(Rule("b.example", &to_b)).yaml();
     let ingress = Ingress::start(&(both + &yaml)).await;
     let with_port = format!("b.example:{}", ingress.http.port());
-    expect(ingress.http, &[
-        ("a.example", "/", "a"),
-        ("A.Example", "/", "a"),
-        ("b.example", "/", "b"),
-        (&with_port, "/", "b"),
-        ("b.example:1", "/", "b"),
-        ("c.example", "/", "404"),
-        ("xa.example", "/", "404"),
-        ("x.a.example", "/", "404"),
-        ("127.0.0.1", "/", "404"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("a.example", "/", "a"),
+            ("A.Example", "/", "a"),
+            ("b.example", "/", "b"),
+            (&with_port, "/", "b"),
+            ("b.example:1", "/", "b"),
+            ("c.example", "/", "404"),
+            ("xa.example", "/", "404"),
+            ("x.a.example", "/", "404"),
+            ("127.0.0.1", "/", "404"),
+        ],
+    )
     .await;
 }
 
@@ -110,16 +122,19 @@ async fn a_wildcard_stands_for_one_label() {
     let objects = ingress("w").rule(Rule("*.example.com", &wild)).rule(Rule("foo.example.com", &exact)).yaml()
         + &ingress("z").rule(Rule("", &any)).yaml();
     let ingress = Ingress::start(&(objects + &yaml)).await;
-    expect(ingress.http, &[
-        ("bar.example.com", "/", "wild"),
-        ("BAR.EXAMPLE.COM", "/", "wild"),
-        ("foo.example.com", "/", "exact"),
-        ("baz.bar.example.com", "/", "404"),
-        ("example.com", "/", "404"),
-        (".example.com", "/", "404"),
-        ("barexample.com", "/", "404"),
-        ("elsewhere.org", "/any", "any"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("bar.example.com", "/", "wild"),
+            ("BAR.EXAMPLE.COM", "/", "wild"),
+            ("foo.example.com", "/", "exact"),
+            ("baz.bar.example.com", "/", "404"),
+            ("example.com", "/", "404"),
+            (".example.com", "/", "404"),
+            ("barexample.com", "/", "404"),
+            ("elsewhere.org", "/any", "any"),
+        ],
+    )
     .await;
 }
 
@@ -129,12 +144,15 @@ async fn the_default_backend_takes_what_no_rule_matches() {
     let rule = Rule("a.example", &[Path("Prefix", "/a", "a", "80")]);
     let object = ingress("a").default_backend("fallback", 80).rule(rule).yaml();
     let ingress = Ingress::start(&(object + &yaml)).await;
-    expect(ingress.http, &[
-        ("a.example", "/a", "a"),
-        ("a.example", "/b", "fallback"),
-        ("b.example", "/a", "fallback"),
-        ("127.0.0.1", "/", "fallback"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("a.example", "/a", "a"),
+            ("a.example", "/b", "fallback"),
+            ("b.example", "/a", "fallback"),
+            ("127.0.0.1", "/", "fallback"),
+        ],
+    )
     .await;
 }
 
@@ -153,23 +171,21 @@ async fn only_a_known_class_or_none_is_served() {
         + &ingress("u").class("other").rule(Rule("u.example", &[Path("Prefix", "/", "unknown", "80")])).yaml()
         + &class("ours");
     let ingress = Ingress::start(&(objects + &yaml)).await;
-    expect(ingress.http, &[
-        ("n.example", "/", "none"),
-        ("k.example", "/", "known"),
-        ("u.example", "/", "404"),
-    ])
-    .await;
+    expect(ingress.http, &[("n.example", "/", "none"), ("k.example", "/", "known"), ("u.example", "/", "404")]).await;
 }
 
 #[tokio::test]
 async fn ports_are_found_by_number_and_by_name() {
     let (one, two) = (Echo::start("one").await, Echo::start("two").await);
-    let rule = Rule("", &[
-        Path("Prefix", "/number", "app", "8001"),
-        Path("Prefix", "/name", "app", "second"),
-        Path("Prefix", "/no-such-number", "app", "8003"),
-        Path("Prefix", "/unnamed", "plain", "80"),
-    ]);
+    let rule = Rule(
+        "",
+        &[
+            Path("Prefix", "/number", "app", "8001"),
+            Path("Prefix", "/name", "app", "second"),
+            Path("Prefix", "/no-such-number", "app", "8003"),
+            Path("Prefix", "/unnamed", "plain", "80"),
+        ],
+    );
     let yaml = ingress("a").rule(rule).yaml()
         + &service("app", &[("first", 8001), ("second", 8002)])
         + &slice("app", "first", one.addr, "")
@@ -177,35 +193,39 @@ async fn ports_are_found_by_number_and_by_name() {
         + &service("plain", &[("", 80)])
         + &slice("plain", "", two.addr, "");
     let ingress = Ingress::start(&yaml).await;
-    expect(ingress.http, &[
-        ("a", "/number", "one"),
-        ("a", "/name", "two"),
-        ("a", "/unnamed", "two"),
-        ("a", "/no-such-number", "500"),
-    ])
+    expect(
+        ingress.http,
+        &[("a", "/number", "one"), ("a", "/name", "two"), ("a", "/unnamed", "two"), ("a", "/no-such-number", "500")],
+    )
     .await;
 }
 
 #[tokio::test]
 async fn no_rule_404_no_ready_endpoint_503_no_such_service_500() {
     let gone = Echo::start("gone").await;
-    let rule = Rule("a.example", &[
-        Path("Prefix", "/not-ready", "not-ready", "80"),
-        Path("Prefix", "/no-slice", "no-slice", "80"),
-        Path("Prefix", "/missing", "missing", "80"),
-    ]);
+    let rule = Rule(
+        "a.example",
+        &[
+            Path("Prefix", "/not-ready", "not-ready", "80"),
+            Path("Prefix", "/no-slice", "no-slice", "80"),
+            Path("Prefix", "/missing", "missing", "80"),
+        ],
+    );
     let yaml = ingress("a").rule(rule).yaml()
         + &service("not-ready", &[("http", 80)])
         + &slice("not-ready", "http", gone.addr, "{ready: false}")
         + &service("no-slice", &[("http", 80)]);
     let ingress = Ingress::start(&yaml).await;
-    expect(ingress.http, &[
-        ("a.example", "/", "404"),
-        ("b.example", "/not-ready", "404"),
-        ("a.example", "/not-ready", "503"),
-        ("a.example", "/no-slice", "503"),
-        ("a.example", "/missing", "500"),
-    ])
+    expect(
+        ingress.http,
+        &[
+            ("a.example", "/", "404"),
+            ("b.example", "/not-ready", "404"),
+            ("a.example", "/not-ready", "503"),
+            ("a.example", "/no-slice", "503"),
+            ("a.example", "/missing", "500"),
+        ],
+    )
     .await;
     assert_eq!(gone.seen(), 0);
 }

@@ -20,8 +20,16 @@ use Verdict::{One, Refused};
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
 const CORPUS: &[(&str, &str, Verdict)] = &[
-    ("TE and CL, CL short", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", One),
-    ("CL and TE, body for CL", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 48\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", One),
+    (
+        "TE and CL, CL short",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        One,
+    ),
+    (
+        "CL and TE, body for CL",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 48\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        One,
+    ),
     ("two different CL", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 48\r\n\r\n", Refused),
     ("two different CL in one", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 48\r\n\r\n", Refused),
     ("signed CL", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n", Refused),
@@ -30,26 +38,62 @@ const CORPUS: &[(&str, &str, Verdict)] = &[
     ("CL beyond 64 bits", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n", Refused),
     ("empty CL", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n", Refused),
     ("TE on HTTP/1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused),
-    ("TE on HTTP/1.0 keep-alive", "POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", Refused),
+    (
+        "TE on HTTP/1.0 keep-alive",
+        "POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("unknown TE", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", Refused),
     ("TE identity", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\nContent-Length: 0\r\n\r\n", Refused),
     ("chunked not last", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", Refused),
     ("chunked twice", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", Refused),
-    ("TE with a vertical tab", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n0\r\n\r\n", Refused),
+    (
+        "TE with a vertical tab",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("space before the colon", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", Refused),
     ("TE hidden by folding", "POST / HTTP/1.1\r\nHost: a\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n", Refused),
     ("space before the first field", "POST / HTTP/1.1\r\n Host: a\r\nContent-Length: 0\r\n\r\n", Refused),
     ("bare CR in a value", "GET / HTTP/1.1\r\nHost: a\r\nX: a\rTransfer-Encoding: chunked\r\n\r\n", Refused),
     ("NUL in a value", "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", Refused),
-    ("bare LF ends a chunk's size", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\nZ\r\n0\r\n\r\n", Refused),
-    ("bare LF ends a chunk's data", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nZ\n0\r\n\r\n", Refused),
-    ("bare LF in a chunk extension", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;x\nZ\r\n0\r\n\r\n", Refused),
+    (
+        "bare LF ends a chunk's size",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\nZ\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "bare LF ends a chunk's data",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nZ\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "bare LF in a chunk extension",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;x\nZ\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("bare LF ends the last chunk", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\n\n", Refused),
-    ("signed chunk size", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nZ\r\n0\r\n\r\n", Refused),
-    ("chunk size with 0x", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ\r\n0\r\n\r\n", Refused),
-    ("chunk size beyond 64 bits", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nZ\r\n0\r\n\r\n", Refused),
+    (
+        "signed chunk size",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\nZ\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk size with 0x",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nZ\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk size beyond 64 bits",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000000\r\nZ\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("no chunk size", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\r\nZ\r\n0\r\n\r\n", Refused),
-    ("data longer than its chunk", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nZZ\r\n0\r\n\r\n", Refused),
+    (
+        "data longer than its chunk",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nZZ\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("no Host", "GET / HTTP/1.1\r\n\r\n", Refused),
     ("two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Refused),
     ("Host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", Refused),
@@ -58,8 +102,16 @@ const CORPUS: &[(&str, &str, Verdict)] = &[
     ("Host with a bad port", "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", Refused),
     ("two Hosts in one", "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", Refused),
     ("CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", Refused),
-    ("h2c upgrade", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", One),
-    ("upgrade with a body", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\n", One),
+    (
+        "h2c upgrade",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+        One,
+    ),
+    (
+        "upgrade with a body",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\n",
+        One,
+    ),
     ("unknown version", "GET / HTTP/1.9\r\nHost: a\r\n\r\n", One),
     ("HTTP/0.9", "GET /\r\n\r\n", Refused),
     ("HTTP/2 in HTTP/1 clothes", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", Refused),
@@ -100,7 +152,9 @@ async fn nothing_is_smuggled() {
 async fn te_and_cl_together_never_reach_a_backend_together() {
     let raw = Raw::ok().await;
     let ingress = Ingress::start(&everything_to(&[raw.addr])).await;
-    for order in [["Content-Length: 4", "Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked", "Content-Length: 4"]] {
+    for order in
+        [["Content-Length: 4", "Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked", "Content-Length: 4"]]
+    {
         let mut conn = Conn::open(ingress.http).await.unwrap();
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{}\r\n{}\r\n\r\n", order[0], order[1]);
         conn.send(format!("{head}1\r\nZ\r\n0\r\n\r\n{SMUGGLED}")).await.unwrap();

@@ -32,8 +32,12 @@ async fn start() -> (Ingress, Echo, Pki, [Leaf; 2]) {
 #[tokio::test]
 async fn the_certificate_is_chosen_by_sni() {
     let (ingress, _echo, pki, _) = start().await;
-    for (name, expected) in [("a.example", "a.example"), ("b.example", "b.example"), ("x.wild.example", "b.example"), ("A.EXAMPLE", "a.example")]
-    {
+    for (name, expected) in [
+        ("a.example", "a.example"),
+        ("b.example", "b.example"),
+        ("x.wild.example", "b.example"),
+        ("A.EXAMPLE", "a.example"),
+    ] {
         let hello = ["-servername", name, "-verify_hostname", name];
         let output = s_client(ingress.https, &pki.ca_file(), &hello).await;
         assert_eq!(output.code, 0, "{name}: {output:?}");
@@ -115,7 +119,8 @@ async fn a_key_that_does_not_fit_is_refused_and_the_old_certificate_stays() {
     let open = pki.connect(ingress.https, "a.example").await.unwrap();
     let before = certificate(&open);
 
-    for (broken, word) in [(mixed, "cert-a"), (Leaf { certificate: a.certificate.clone(), key: "no key".into() }, "cert-a")]
+    for (broken, word) in
+        [(mixed, "cert-a"), (Leaf { certificate: a.certificate.clone(), key: "no key".into() }, "cert-a")]
     {
         let from = ingress.stderr().len();
         ingress.replace("world.yaml", &world(&echo, &broken, &b));

@@ -119,7 +119,8 @@ async fn a_tunnel_half_closed_by_the_backend_still_flows_to_it() {
     assert_eq!(conn.response().await.unwrap().status, 101);
     assert_eq!(conn.rest().await, "bye");
     conn.send("still here").await.unwrap();
-    crate::support::until("the rest arrives", crate::support::PATIENCE, || raw.received().ends_with("still here")).await;
+    crate::support::until("the rest arrives", crate::support::PATIENCE, || raw.received().ends_with("still here"))
+        .await;
 }
 
 #[tokio::test]

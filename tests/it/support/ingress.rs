@@ -74,8 +74,13 @@ impl Ingress {
     /// Runs with input that should be refused, and waits for the end.
     pub(crate) async fn refuses(files: &[(&str, &str)]) -> Exit {
         let dir = folder(files);
+        Self::refuses_paths(&[dir.path()]).await
+    }
+
+    /// The same, with these paths as `--manifests`.
+    pub(crate) async fn refuses_paths(paths: &[&Path]) -> Exit {
         let any = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut child = command(&[dir.path()], any(), any(), any()).spawn().unwrap();
+        let mut child = command(paths, any(), any(), any()).spawn().unwrap();
         let began = Instant::now();
         let stdout = Lines::collect(child.stdout.take().unwrap());
         let stderr = Lines::collect(child.stderr.take().unwrap());

@@ -151,7 +151,8 @@ fn base64(bytes: &[u8]) -> String {
 
 #[test]
 fn base64_agrees_with_the_rfc() {
-    let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
+    let vectors =
+        [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
     for (plain, encoded) in vectors {
         assert_eq!(base64(plain.as_bytes()), encoded);
     }

@@ -22,7 +22,7 @@ use std::{
 pub(crate) use self::{
     backend::{Echo, Raw},
     ingress::Ingress,
-    wire::{Conn, Response, get},
+    wire::{Conn, get},
 };
 
 /// How long anything may take that should take no time at all, on a machine busy with other tests.

@@ -11,6 +11,7 @@ use super::{eventually, free_port, within};
 pub(crate) struct Output {
     pub(crate) code: i32,
     pub(crate) stdout: String,
+    #[expect(dead_code, reason = "read by whoever reads the message of a failed assertion")]
     pub(crate) stderr: String,
 }
 
@@ -71,7 +72,8 @@ pub(crate) async fn h2load(args: &[&str]) -> Load {
     command.args(args);
     let output = run(command).await;
     let number_before = |word: &str| -> u64 {
-        let lines = output.stdout.lines().filter(|line| line.starts_with("requests:") || line.starts_with("status codes:"));
+        let lines =
+            output.stdout.lines().filter(|line| line.starts_with("requests:") || line.starts_with("status codes:"));
         let parts = lines.flat_map(|line| line.split([':', ',']));
         let number = parts.filter_map(|part| part.trim().strip_suffix(word)).find_map(|part| part.trim().parse().ok());
         number.unwrap_or_else(|| panic!("h2load says nothing of {word}: {output:?}"))
