@@ -8,6 +8,8 @@ mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
+mod http2;
+mod limits;
 mod observe;
 mod paths;
 mod peers;

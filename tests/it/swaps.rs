@@ -16,7 +16,7 @@ async fn reloads_under_load_fail_no_request() {
         // Each table knows one path that no other does, by which the swap is confirmed.
         let path = format!("/round-{round}");
         let mark = ingress("mark").rule(Rule("mark.example", &[Path("Exact", &path, "app", "80")])).yaml();
-        let endpoint = if round % 2 == 0 { a.addr } else { b.addr };
+        let endpoint = if round.is_multiple_of(2) { a.addr } else { b.addr };
         let named = "  - host: a.example\n    http:";
         mark + &everything_to(&[endpoint]).replace("  - http:", named)
     };
