@@ -290,8 +290,7 @@ async fn expect_100_continue_is_answered_before_the_body_comes() {
 
 #[tokio::test]
 async fn a_refused_request_is_not_asked_for_its_body() {
-    let yaml = crate::support::manifest::ingress("a").rule(crate::support::manifest::Rule("a", &[])).yaml();
-    let ingress = Ingress::start(&yaml).await;
+    let ingress = Ingress::start(&everything_to(&[]).replace("  - http:", "  - host: a\n    http:")).await;
     let mut conn = Conn::open(ingress.http).await.unwrap();
     conn.send("POST / HTTP/1.1\r\nHost: b\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await.unwrap();
     let response = conn.response().await.unwrap();

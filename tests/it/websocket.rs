@@ -171,7 +171,7 @@ async fn an_open_tunnel_survives_a_reload() {
     let addr = echo_server().await;
     let ingress = Ingress::start(&everything_to(&[addr])).await;
     let mut socket = connect(&ingress).await;
-    let nobody = crate::support::manifest::ingress("none").yaml();
+    let nobody = everything_to(&[]).replace("  - http:", "  - host: elsewhere.example\n    http:");
     ingress.replace("world.yaml", &nobody);
     crate::support::eventually("the new table", crate::support::RELOAD, || async {
         let status = crate::support::get(ingress.http, "a.example", "/").await.status;
