@@ -1,3 +1,24 @@
 //! Real sockets, real peers: one binary, a module a subject.
+//!
+//! The program under test is `examples/ingress`, run as a process and asked as its users would ask it: what these tests
+//! say holds for the whole, whichever layer does it. What they share is in [`support`].
 
+mod bodies;
+mod doubles;
+mod drain;
+mod failover;
+mod forwarding;
+mod http2;
+mod limits;
+mod observe;
+mod paths;
+mod peers;
+mod reload;
+mod routing;
+mod slow;
+mod smuggling;
+mod start;
 mod support;
+mod swaps;
+mod tls;
+mod websocket;

@@ -1,0 +1,70 @@
+//! A certificate authority for tests.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Conn, soon};
+
+/// A certificate authority whose own certificate is in a file that `curl --cacert` and `openssl -CAfile` read.
+pub(crate) struct Pki {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: tempfile::TempDir,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "portcullis tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, dir }
+    }
+
+    /// The authority's certificate, as a file.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A certificate for these names; the subject's common name is the first of them.
+    pub(crate) fn leaf(&self, names: &[&str]) -> Leaf {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names.first().cloned().unwrap_or_default());
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Leaf { certificate, key: key.serialize_pem() }
+    }
+
+    /// A TLS connection to this name at this address, which stays open; fails when the certificate does not fit.
+    pub(crate) async fn connect(&self, addr: SocketAddr, name: &str) -> std::io::Result<Conn<TlsStream<TcpStream>>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let stream = soon("connect", TcpStream::connect(addr)).await?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Conn::over(soon("handshake", connector.connect(name, stream)).await?))
+    }
+}
+
+/// The server's certificate on a connection.
+pub(crate) fn certificate(conn: &Conn<TlsStream<TcpStream>>) -> CertificateDer<'static> {
+    let certificates = conn.stream.get_ref().1.peer_certificates();
+    certificates.and_then(|chain| chain.first()).expect("a certificate").clone().into_owned()
+}
