@@ -114,7 +114,7 @@ async fn attempt(mut lease: Lease, request: Request<Body>) -> Result<(Response<I
             match &result {
                 Ok(_) => stream.session.answered(shared.clock.now(), &shared),
                 // Not a sign of life since: the connection may well be dead.
-                Err(Missing::Late) if stream.session.heard() < began => stream.session.retire(),
+                Err(Missing::Late) if !stream.session.has_answered_since(began) => stream.session.retire(),
                 Err(Missing::Error(error)) if error.message().is_some() => stream.session.retire(),
                 Err(_) => {}
             }

@@ -129,7 +129,7 @@ async fn head<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> String {
             Err(_) => break,
         }
     }
-    String::from_utf8(head).unwrap()
+    String::from_utf8_lossy(&head).into_owned()
 }
 
 /// Answers every request alike, until the connection ends.
