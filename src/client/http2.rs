@@ -98,7 +98,9 @@ impl Session {
     /// The peer allows so many streams.
     fn allow(&self, streams: usize, pool: &Arc<Shared>) {
         let limit = streams.min(pool.max_streams);
-        if self.limit.swap(limit, SeqCst) != limit || !self.known.swap(true, SeqCst) {
+        let changed = self.limit.swap(limit, SeqCst) != limit;
+        let first = !self.known.swap(true, SeqCst);
+        if changed || first {
             pool.session_changed();
         }
     }

@@ -47,12 +47,8 @@ struct Effects {
 impl Shared {
     pub(super) fn new(target: Target, limits: &PoolLimits, connector: Connector) -> Arc<Self> {
         let max_streams = limits.max_streams.max(1);
-        #[cfg(feature = "tls")]
-        let negotiates = target.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        let negotiates = false;
         let multiplexes = match target.protocol {
-            Protocol::Auto => negotiates,
+            Protocol::Auto => target.has_tls(),
             Protocol::Http1 => false,
             Protocol::Http2 => true,
         };

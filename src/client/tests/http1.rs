@@ -225,10 +225,9 @@ async fn what_is_not_http_is_a_protocol_error() {
 
 #[tokio::test]
 async fn a_bad_chunk_is_a_protocol_error() {
-    let (address, _) = server(|_, stream| {
-        answer(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n")
-    })
-    .await;
+    let (address, _) =
+        server(|_, stream| answer(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n"))
+            .await;
     let pool = pool(address);
     let response = soon(pool.send(get("/"))).await.unwrap();
     assert_eq!(soon(body_error(response)).await, Outcome::UpstreamProtocol);
@@ -259,7 +258,9 @@ async fn answers_without_a_body_leave_the_connection_clean() {
                 Some("/204") => "HTTP/1.1 204 No Content\r\n\r\n",
                 Some("/304") => "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n",
                 Some("/head") => "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n",
-                Some("/early") => "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+                Some("/early") => {
+                    "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+                }
                 Some(_) => OK,
                 None => break,
             };

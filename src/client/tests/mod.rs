@@ -162,5 +162,5 @@ fn what_send_returns_can_go_to_another_thread() {
     let pool = pool("127.0.0.1:1".parse().unwrap());
     let future = pool.send(get("/"));
     is_send(&future);
-    assert!(std::mem::size_of_val(&future) < 4096, "{}", std::mem::size_of_val(&future));
+    assert!(size_of_val(&future) < 4096, "{}", size_of_val(&future));
 }

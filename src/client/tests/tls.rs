@@ -53,9 +53,8 @@ async fn tls_server(
     alpn: &[&str],
     clients: Option<&Authority>,
 ) -> SocketAddr {
-    let builder = ServerConfig::builder_with_provider(default_provider().unwrap())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(default_provider().unwrap()).with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(authority) => {
@@ -211,10 +210,8 @@ async fn a_client_certificate_is_shown_when_asked_for() {
     let ca = authority();
     let address = tls_server(ca.issue(&named(&["a.example"])), &[], Some(&ca)).await;
     let (certificate, key) = ca.issue(&named(&["client.example"]));
-    let auth = ClientAuth {
-        chain: certificate.pem().into_bytes().into(),
-        key: key.serialize_pem().into_bytes().into(),
-    };
+    let auth =
+        ClientAuth { chain: certificate.pem().into_bytes().into(), key: key.serialize_pem().into_bytes().into() };
     let tls = UpstreamTls { client_auth: Some(auth), ..ca.trusted() };
     assert_eq!(asked(&secure(address, &tls, "a.example", Protocol::Auto)).await.unwrap(), "h1 a.example");
     // With TLS 1.3 the refusal comes after the handshake, when the request may have been written.
