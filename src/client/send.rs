@@ -13,6 +13,7 @@ use super::{
     Failed,
     body::{Download, Upload},
     failure,
+    http1::Http1,
     lease::{Conn, Lease, Stream},
     shared::Shared,
     watch::Watch,
@@ -35,7 +36,7 @@ pub(super) async fn send(shared: &Arc<Shared>, request: Request<Body>) -> Result
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error: error.into(), request: Some(request) }),
         };
-        match exchange(lease, request, &mut sessions).await {
+        match exchange(shared, lease, request, &mut sessions).await {
             Ok(response) => return Ok(response),
             Err(Unanswered::Failed(failed)) => return Err(failed),
             Err(Unanswered::Stale(whole)) => request = whole,
@@ -49,7 +50,12 @@ enum Unanswered {
     Failed(Failed),
 }
 
-async fn exchange(mut lease: Lease, request: Request<Body>, sessions: &mut u32) -> Result<Response<Body>, Unanswered> {
+async fn exchange(
+    shared: &Arc<Shared>,
+    mut lease: Lease,
+    request: Request<Body>,
+    sessions: &mut u32,
+) -> Result<Response<Body>, Unanswered> {
     let reused = match lease.conn() {
         Some(Conn::One(conn)) => {
             if conn.reused && !conn.sender.is_ready() && conn.sender.ready().await.is_err() {
@@ -66,7 +72,7 @@ async fn exchange(mut lease: Lease, request: Request<Body>, sessions: &mut u32) 
     };
     let upgrade = request.headers().contains_key(UPGRADE);
     lease.begin();
-    let (response, lease) = match attempt(lease, request).await {
+    let (response, lease) = match attempt(shared, lease, request).await {
         Ok(answered) => answered,
         Err(Unsent { error, request: Some(request) }) => {
             return Err(if reused {
@@ -100,35 +106,38 @@ struct Unsent {
 }
 
 /// Gives the request to the connection and waits for the head.
-async fn attempt(mut lease: Lease, mut request: Request<Body>) -> Result<(Response<Incoming>, Lease), Unsent> {
-    let shared = Arc::clone(lease.shared());
+async fn attempt(
+    shared: &Arc<Shared>,
+    mut lease: Lease,
+    mut request: Request<Body>,
+) -> Result<(Response<Incoming>, Lease), Unsent> {
     let prepared = match lease.conn() {
-        Some(Conn::Two(_)) => for_http2(&mut request, &shared),
-        _ => for_http1(&mut request, &shared),
+        Some(Conn::Two(_)) => for_http2(&mut request, shared),
+        _ => for_http1(&mut request, shared),
     };
     if let Err(error) = prepared {
         return Err(Unsent { error: Error::new(Outcome::BadRequest).with_source(error), request: Some(request) });
     }
-    let Some(watch) = lease.watch().map(Arc::clone) else {
-        return Err(Unsent { error: Error::new(Outcome::Internal), request: Some(request) });
-    };
     let began = shared.clock.now();
-    let request = request.map(|body| Upload::new(body, &watch, &shared));
-    let result = match lease.conn() {
-        Some(Conn::One(conn)) => wait(conn.sender.try_send_request(request), &watch, &shared).await,
-        Some(Conn::Two(Stream { session, .. })) => {
-            let result = wait(session.sender.clone().try_send_request(request), &watch, &shared).await;
+    let (result, watch) = match lease.conn() {
+        Some(Conn::One(Http1 { sender, watch, .. })) => {
+            let request = request.map(|body| Upload::new(body, watch, shared));
+            (wait(sender.try_send_request(request), watch, shared).await, watch)
+        }
+        Some(Conn::Two(Stream { session, watch })) => {
+            let request = request.map(|body| Upload::new(body, watch, shared));
+            let result = wait(session.sender.clone().try_send_request(request), watch, shared).await;
             match &result {
-                Some(Ok(_)) => session.answered(shared.clock.now(), &shared),
+                Some(Ok(_)) => session.answered(shared.clock.now(), shared),
                 Some(Err(error)) if error.message().is_some() => session.retire(),
                 Some(Err(_)) => {}
                 // Not a sign of life since: the connection may well be dead.
                 None if !session.has_answered_since(began) => session.retire(),
                 None => {}
             }
-            result
+            (result, watch)
         }
-        None => None,
+        None => return Err(Unsent { error: Error::new(Outcome::Internal), request: Some(request) }),
     };
     match result {
         Some(Ok(response)) => {

@@ -326,3 +326,39 @@ async fn unreliable(mut stream: DuplexStream, roll: &impl Fn(u64) -> u64) {
         }
     }
 }
+
+/// The same over real sockets and threads, where nothing may fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_share_a_few_connections() {
+    let (address, accepted) = server(|_, mut stream| async move {
+        loop {
+            let request = head(&mut stream).await;
+            if request.is_empty() {
+                return;
+            }
+            if request.starts_with("POST") {
+                stream.read_exact(&mut [0; 3]).await.unwrap();
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let pool = Pool::new(Target::new(address), &limits(4, 100));
+    let tasks: Vec<_> = (0..32)
+        .map(|number| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                for _ in 0..30 {
+                    let request = if number % 2 == 0 { get("/") } else { post(Body::from("abc")) };
+                    assert_eq!(text(soon(pool.send(request)).await.unwrap()).await.unwrap(), "ok");
+                    assert!(pool.stats().open <= 4);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(accepted.load(SeqCst), 4, "none was lost and made again");
+    assert_eq!(pool.stats(), Stats { open: 4, in_flight: 0, pending: 0 });
+}
