@@ -67,7 +67,7 @@ impl HttpBody for Upload {
                 watch.upload_failed(error);
                 Poll::Ready(Some(Err(Stopped.into())))
             }
-            ready => {
+            ready @ Poll::Ready(_) => {
                 watch.uploaded(&shared.clock);
                 ready
             }

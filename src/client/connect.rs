@@ -87,7 +87,7 @@ impl Drop for Slot {
 /// A connection's bytes, and its place in the pool.
 pub(super) struct Io {
     stream: Stream,
-    _slot: Slot,
+    _slot: Arc<Slot>,
 }
 
 enum Stream {
@@ -106,7 +106,7 @@ pub(super) enum Http {
 }
 
 /// Connects within the time allowed.
-pub(super) async fn connect(slot: Slot) -> Result<(Io, Http), ConnectError> {
+pub(super) async fn connect(slot: Arc<Slot>) -> Result<(Io, Http), ConnectError> {
     let shared = Arc::clone(&slot.0);
     let limit = shared.target.connect_timeout;
     let attempt = dial(&shared.target, &shared.connector);

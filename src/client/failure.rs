@@ -1,6 +1,6 @@
 //! What hyper's errors mean for the request.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, io};
 
 use crate::{BoxError, Error, Outcome, Sent};
 
@@ -39,10 +39,15 @@ fn outcome(error: &hyper::Error) -> Outcome {
         // What this side found wrong is a fault in what the peer sent; all else is how the peer or the network ended it.
         return if h2.is_library() { Outcome::UpstreamProtocol } else { Outcome::UpstreamReset };
     }
-    if let Some(io) = find::<std::io::Error>(error)
-        && matches!(io.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput)
-    {
-        return Outcome::UpstreamProtocol;
+    if let Some(io) = find::<io::Error>(error) {
+        #[cfg(feature = "tls")]
+        if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            // With TLS 1.3 a peer refuses our certificate after the handshake.
+            return Outcome::TlsFailed;
+        }
+        if matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) {
+            return Outcome::UpstreamProtocol;
+        }
     }
     Outcome::UpstreamReset
 }
@@ -50,7 +55,7 @@ fn outcome(error: &hyper::Error) -> Outcome {
 /// The connection or stream was reset rather than closed.
 fn is_reset(error: &hyper::Error) -> bool {
     find::<h2::Error>(error).is_some_and(h2::Error::is_remote)
-        || find::<std::io::Error>(error).is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionReset)
+        || find::<io::Error>(error).is_some_and(|io| io.kind() == io::ErrorKind::ConnectionReset)
 }
 
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {

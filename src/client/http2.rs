@@ -43,7 +43,7 @@ pub(super) struct Session {
     pub(super) active: AtomicUsize,
     /// It gets no more streams.
     retired: AtomicBool,
-    /// The pool's tick at which it last answered.
+    /// The pool's tick after the one in which it last answered; zero before.
     heard: AtomicU64,
 }
 
@@ -98,7 +98,9 @@ impl Session {
     /// The peer allows so many streams.
     fn allow(&self, streams: usize, pool: &Arc<Shared>) {
         let limit = streams.min(pool.max_streams);
-        if self.limit.swap(limit, SeqCst) != limit || !self.known.swap(true, SeqCst) {
+        let changed = self.limit.swap(limit, SeqCst) != limit;
+        let first = !self.known.swap(true, SeqCst);
+        if changed || first {
             pool.session_changed();
         }
     }
@@ -115,7 +117,7 @@ impl Session {
 
     /// It has answered, so its SETTINGS have come, even if they said what was supposed.
     pub(super) fn answered(&self, now: u64, pool: &Arc<Shared>) {
-        self.heard.store(now, Relaxed);
+        self.heard.store(now + 1, Relaxed);
         if !self.is_known() {
             self.allow(UNKNOWN, pool);
         }
@@ -126,8 +128,9 @@ impl Session {
         self.retired.store(true, SeqCst);
     }
 
-    pub(super) fn heard(&self) -> u64 {
-        self.heard.load(Relaxed)
+    /// Whether it has answered anything since this tick.
+    pub(super) fn has_answered_since(&self, tick: u64) -> bool {
+        self.heard.load(Relaxed) > tick
     }
 
     pub(super) fn is_open(&self) -> bool {

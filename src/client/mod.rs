@@ -17,7 +17,7 @@
 //!
 //! # What is sent again
 //! Only a request that met a reused connection which turned out to be closed before any of the request was written:
-//! it is given another connection within the same [`Pool::send`]. All else is for the caller to decide, who is told by
+//! it is given another connection within the same [`Pool::send`] (over HTTP/2 up to three). All else is for the caller to decide, who is told by
 //! [`Error::sent`] how much was sent, and who gets the request back whole when nothing was.
 //!
 //! # When an HTTP/1.1 connection is used again
@@ -122,6 +122,17 @@ impl Target {
             stream_idle_timeout: Duration::from_secs(300),
         }
     }
+
+    #[cfg(feature = "tls")]
+    fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "the same question with and without TLS")]
+    fn has_tls(&self) -> bool {
+        false
+    }
 }
 
 /// A request that got no answer.
@@ -181,7 +192,7 @@ impl Pool {
     ///
     /// # Errors
     /// With the request, if nothing of it was sent:
-    /// * `NotImplemented`: the method is `CONNECT`;
+    /// * `NotImplemented`: the method is `CONNECT`; `BadRequest`: the authority is not one;
     /// * `PoolExhausted`: the connections and the queue are full;
     /// * `NoEndpoint`: the pool is closed;
     /// * `ConnectFailed`, `ConnectTimeout`, `CertificateRefused`, `TlsFailed`: no connection could be made;

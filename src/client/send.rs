@@ -13,10 +13,16 @@ use super::{
     Failed,
     body::{Download, Upload},
     failure,
-    lease::{Conn, Lease},
+    http1::Http1,
+    lease::{Conn, Lease, Stream},
     shared::Shared,
+    watch::Watch,
 };
 use crate::{Body, Error, Outcome, Sent};
+
+/// To how many HTTP/2 connections that end before it is written a request is given. More than one may say goodbye just
+/// now; all of them do when the peer wants no requests.
+const MAX_SESSIONS: u32 = 3;
 
 pub(super) async fn send(shared: &Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Failed> {
     if request.method() == Method::CONNECT {
@@ -24,12 +30,13 @@ pub(super) async fn send(shared: &Arc<Shared>, request: Request<Body>) -> Result
     }
     let mut request = request;
     let mut ticket = None;
+    let mut sessions = 0;
     loop {
         let lease = match shared.acquire(&mut ticket).await {
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error: error.into(), request: Some(request) }),
         };
-        match exchange(lease, request).await {
+        match exchange(shared, lease, request, &mut sessions).await {
             Ok(response) => return Ok(response),
             Err(Unanswered::Failed(failed)) => return Err(failed),
             Err(Unanswered::Stale(whole)) => request = whole,
@@ -43,7 +50,12 @@ enum Unanswered {
     Failed(Failed),
 }
 
-async fn exchange(mut lease: Lease, request: Request<Body>) -> Result<Response<Body>, Unanswered> {
+async fn exchange(
+    shared: &Arc<Shared>,
+    mut lease: Lease,
+    request: Request<Body>,
+    sessions: &mut u32,
+) -> Result<Response<Body>, Unanswered> {
     let reused = match lease.conn() {
         Some(Conn::One(conn)) => {
             if conn.reused && !conn.sender.is_ready() && conn.sender.ready().await.is_err() {
@@ -51,12 +63,16 @@ async fn exchange(mut lease: Lease, request: Request<Body>) -> Result<Response<B
             }
             conn.reused
         }
-        // A stream that is refused before it is begun finds a connection that has ended or is going to.
-        _ => true,
+        Some(Conn::Two(stream)) => {
+            *sessions += 1;
+            // A peer that has not said how many streams it allows may not speak HTTP/2 at all.
+            *sessions < MAX_SESSIONS && stream.session.is_known()
+        }
+        None => false,
     };
     let upgrade = request.headers().contains_key(UPGRADE);
     lease.begin();
-    let (response, lease) = match attempt(lease, request).await {
+    let (response, lease) = match attempt(shared, lease, request).await {
         Ok(answered) => answered,
         Err(Unsent { error, request: Some(request) }) => {
             return Err(if reused {
@@ -90,47 +106,45 @@ struct Unsent {
 }
 
 /// Gives the request to the connection and waits for the head.
-async fn attempt(mut lease: Lease, request: Request<Body>) -> Result<(Response<Incoming>, Lease), Unsent> {
-    let internal = |request| Unsent { error: Error::new(Outcome::Internal), request: Some(request) };
-    let shared = Arc::clone(lease.shared());
-    let Some(watch) = lease.watch().map(Arc::clone) else { return Err(internal(request)) };
+async fn attempt(
+    shared: &Arc<Shared>,
+    mut lease: Lease,
+    mut request: Request<Body>,
+) -> Result<(Response<Incoming>, Lease), Unsent> {
+    let prepared = match lease.conn() {
+        Some(Conn::Two(_)) => for_http2(&mut request, shared),
+        _ => for_http1(&mut request, shared),
+    };
+    if let Err(error) = prepared {
+        return Err(Unsent { error: Error::new(Outcome::BadRequest).with_source(error), request: Some(request) });
+    }
     let began = shared.clock.now();
-    let result = match lease.conn() {
-        Some(Conn::One(conn)) => {
-            let request = match for_http1(request, &shared) {
-                Ok(request) => request.map(|body| Upload::new(body, &watch, &shared)),
-                Err(request) => return Err(internal(request)),
-            };
-            let answer = conn.sender.try_send_request(request);
-            wait(answer, &watch, &shared).await
+    let (result, watch) = match lease.conn() {
+        Some(Conn::One(Http1 { sender, watch, .. })) => {
+            let request = request.map(|body| Upload::new(body, watch, shared));
+            (wait(sender.try_send_request(request), watch, shared).await, watch)
         }
-        Some(Conn::Two(stream)) => {
-            let request = match for_http2(request, &shared) {
-                Ok(request) => request.map(|body| Upload::new(body, &watch, &shared)),
-                Err(request) => return Err(internal(request)),
-            };
-            let answer = stream.session.sender.clone().try_send_request(request);
-            let result = wait(answer, &watch, &shared).await;
+        Some(Conn::Two(Stream { session, watch })) => {
+            let request = request.map(|body| Upload::new(body, watch, shared));
+            let result = wait(session.sender.clone().try_send_request(request), watch, shared).await;
             match &result {
-                Ok(_) => stream.session.answered(shared.clock.now(), &shared),
+                Some(Ok(_)) => session.answered(shared.clock.now(), shared),
+                Some(Err(error)) if error.message().is_some() => session.retire(),
+                Some(Err(_)) => {}
                 // Not a sign of life since: the connection may well be dead.
-                Err(Missing::Late) if stream.session.heard() < began => stream.session.retire(),
-                Err(Missing::Error(error)) if error.message().is_some() => stream.session.retire(),
-                Err(_) => {}
+                None if !session.has_answered_since(began) => session.retire(),
+                None => {}
             }
-            result
+            (result, watch)
         }
-        None => return Err(internal(request)),
+        None => return Err(Unsent { error: Error::new(Outcome::Internal), request: Some(request) }),
     };
     match result {
-        Ok(response) => {
+        Some(Ok(response)) => {
             watch.respond();
             Ok((response, lease))
         }
-        Err(Missing::Late) => {
-            Err(Unsent { error: Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly), request: None })
-        }
-        Err(Missing::Error(mut error)) => {
+        Some(Err(mut error)) => {
             let request = error.take_message().map(|request| request.map(Upload::into_body));
             let error = match watch.take_failure() {
                 Some(failure) => failure::of_upload(failure),
@@ -138,72 +152,63 @@ async fn attempt(mut lease: Lease, request: Request<Body>) -> Result<(Response<I
             };
             Err(Unsent { error, request })
         }
+        None => Err(Unsent { error: Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly), request: None }),
     }
 }
 
-enum Missing {
-    Error(TrySendError<Request<Upload>>),
-    Late,
-}
-
+/// The answer, or `None` if it is late.
 async fn wait(
     answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>>,
-    watch: &super::watch::Watch,
+    watch: &Watch,
     shared: &Shared,
-) -> Result<Response<Incoming>, Missing> {
+) -> Option<Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
     let mut answer = pin!(answer);
     poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result.map_err(Missing::Error)),
-        Poll::Pending => watch.poll_expired(cx, &shared.clock).map(|()| Err(Missing::Late)),
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => watch.poll_expired(cx, &shared.clock).map(|()| None),
     })
     .await
 }
 
 /// Origin form and a `Host` field (RFC 9112 section 3.2).
-fn for_http1(mut request: Request<Body>, shared: &Shared) -> Result<Request<Body>, Request<Body>> {
+fn for_http1(request: &mut Request<Body>, shared: &Shared) -> Result<(), http::Error> {
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
         let host = match request.uri().authority() {
-            Some(authority) => HeaderValue::from_str(without_userinfo(authority)),
-            None => HeaderValue::from_str(&shared.target.address.to_string()),
+            Some(authority) => HeaderValue::from_str(without_userinfo(authority))?,
+            None => HeaderValue::from_str(&shared.target.address.to_string())?,
         };
-        let Ok(host) = host else { return Err(request) };
         request.headers_mut().insert(HOST, host);
     }
     if request.uri().authority().is_some() {
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from(path_and_query(request));
     }
-    Ok(request)
+    Ok(())
 }
 
 /// Scheme, authority and path in the URI, and no `Host` field (RFC 9113 section 8.3.1).
-fn for_http2(mut request: Request<Body>, shared: &Shared) -> Result<Request<Body>, Request<Body>> {
+fn for_http2(request: &mut Request<Body>, shared: &Shared) -> Result<(), http::Error> {
     *request.version_mut() = Version::HTTP_2;
-    let authority = match request.headers().get(HOST) {
-        Some(host) => Authority::try_from(host.as_bytes()).ok(),
-        None => match request.uri().authority() {
-            Some(authority) => Some(authority.clone()),
-            None => Authority::try_from(shared.target.address.to_string()).ok(),
-        },
+    let authority = match (request.headers().get(HOST), request.uri().authority()) {
+        (Some(host), _) => Authority::try_from(host.as_bytes())?,
+        (None, Some(authority)) => Authority::try_from(without_userinfo(authority))?,
+        (None, None) => Authority::try_from(shared.target.address.to_string())?,
     };
-    let Some(authority) = authority else { return Err(request) };
-    #[cfg(feature = "tls")]
-    let scheme = if shared.target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-    #[cfg(not(feature = "tls"))]
-    let scheme = Scheme::HTTP;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(scheme);
+    parts.scheme = Some(if shared.target.has_tls() { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(authority);
-    parts.path_and_query =
-        Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let Ok(uri) = Uri::from_parts(parts) else { return Err(request) };
-    *request.uri_mut() = uri;
-    request.headers_mut().remove(HOST);
-    // An upgrade is a matter of HTTP/1.1; hyper would strip these too, with a warning.
-    request.headers_mut().remove(CONNECTION);
-    request.headers_mut().remove(UPGRADE);
-    Ok(request)
+    parts.path_and_query = Some(path_and_query(request));
+    *request.uri_mut() = Uri::from_parts(parts)?;
+    let headers = request.headers_mut();
+    headers.remove(HOST);
+    // Matters of HTTP/1.1, which hyper would strip too, with a warning.
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+    Ok(())
+}
+
+fn path_and_query(request: &Request<Body>) -> PathAndQuery {
+    request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
 
 fn without_userinfo(authority: &Authority) -> &str {

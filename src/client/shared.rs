@@ -47,12 +47,8 @@ struct Effects {
 impl Shared {
     pub(super) fn new(target: Target, limits: &PoolLimits, connector: Connector) -> Arc<Self> {
         let max_streams = limits.max_streams.max(1);
-        #[cfg(feature = "tls")]
-        let negotiates = target.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        let negotiates = false;
         let multiplexes = match target.protocol {
-            Protocol::Auto => negotiates,
+            Protocol::Auto => target.has_tls(),
             Protocol::Http1 => false,
             Protocol::Http2 => true,
         };
@@ -207,8 +203,8 @@ impl Shared {
             Some(_) => self.keeper.notify_one(),
         }
         for _ in 0..connects {
-            let attempt = Attempt { shared: Arc::clone(self), done: false };
-            runtime.spawn(attempt.run(Slot(Arc::clone(self))));
+            let slot = Arc::new(Slot(Arc::clone(self)));
+            runtime.spawn(Attempt { shared: Arc::clone(self), slot, done: false }.run());
         }
     }
 
@@ -269,17 +265,19 @@ enum Made {
 /// A connection being made, with its place already counted.
 struct Attempt {
     shared: Arc<Shared>,
+    /// Kept until the pool has heard of a failure, lest another attempt begin before those who wait are told.
+    slot: Arc<Slot>,
     done: bool,
 }
 
 impl Attempt {
-    async fn run(mut self, slot: Slot) {
-        let made = Self::make(&self.shared, slot).await;
+    async fn run(mut self) {
+        let made = Self::make(&self.shared, Arc::clone(&self.slot)).await;
         self.done = true;
         self.shared.connected(made);
     }
 
-    async fn make(shared: &Arc<Shared>, slot: Slot) -> Result<Made, ConnectError> {
+    async fn make(shared: &Arc<Shared>, slot: Arc<Slot>) -> Result<Made, ConnectError> {
         let (io, http) = connect(slot).await?;
         match http {
             Http::One => Http1::start(io).await.map(Made::One),

@@ -140,7 +140,7 @@ impl State {
         self.connecting -= 1;
         self.per_connection = 1;
         self.watches.push(Arc::clone(&conn.watch));
-        if self.closed || !(keep || !self.waiters.is_empty()) {
+        if self.closed || (!keep && self.waiters.is_empty()) {
             garbage.http1.push(conn);
         } else {
             let now = self.time();

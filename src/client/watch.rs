@@ -119,8 +119,9 @@ impl Watch {
     /// The request's body is sent.
     pub(super) fn upload_done(&self, clock: &Clock) {
         self.head.store(clock.now().saturating_add(clock.response), SeqCst);
-        self.uploading.store(false, SeqCst);
         self.slots().upload = None;
+        // Last: from here on the watch may serve another request.
+        self.uploading.store(false, SeqCst);
     }
 
     pub(super) fn upload_failed(&self, error: BoxError) {
