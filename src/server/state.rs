@@ -1,0 +1,417 @@
+//! What the parts of one connection know together: its I/O, its service, its bodies and its driver.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    ServerConfig,
+    drain::{Drain, Stage},
+    pace::Pace,
+};
+
+/// How long a client may take to close, once it was told that the connection ends.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long a rejected upload is read and thrown away, so that the client comes to read the answer (nginx's
+/// lingering_time).
+const LINGER: Duration = Duration::from_secs(30);
+/// How long it may pause meanwhile (nginx's lingering_timeout).
+const LINGER_PAUSE: Duration = Duration::from_secs(5);
+
+/// One connection's state. Flags and counters are atomics because HTTP/2 streams are tasks of their own; what needs more
+/// is behind a lock that is only taken when somebody has to wait.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) http2: bool,
+    drain: Drain,
+    opened: Instant,
+    in_flight: AtomicUsize,
+    requests: AtomicU64,
+    /// Milliseconds since `opened`, plus one; 0 is never. When the last request ended.
+    idle_since: AtomicU64,
+    /// The same for the first byte of a head that is not complete.
+    head_since: AtomicU64,
+    /// Bytes came while no request was in flight.
+    pub(super) head_bytes: AtomicBool,
+    /// Something happened that may need an earlier timer.
+    pub(super) dirty: AtomicBool,
+    /// No further requests: their number or the connection's age is reached.
+    retiring: AtomicBool,
+    /// The last request's body was left unread.
+    pub(super) unread_body: AtomicBool,
+    /// A protocol switch was answered: what comes is not HTTP any more.
+    pub(super) tunnel: AtomicBool,
+    waits: Mutex<Waits>,
+}
+
+#[derive(Debug, Default)]
+struct Waits {
+    /// A blocked write.
+    write: Option<Pace>,
+    /// Bodies of which the client owes the next bytes, or has to take the last ones.
+    bodies: SmallVec<[Arc<BodyWait>; 1]>,
+    linger: Option<Linger>,
+    tunnel: TunnelWaits,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Linger {
+    since: Instant,
+    last: Instant,
+}
+
+#[derive(Debug, Default)]
+struct TunnelWaits {
+    cut: bool,
+    closed: bool,
+    read: Option<Waker>,
+    write: Option<Waker>,
+    owner: Option<Waker>,
+}
+
+/// A body's side of a wait for the client.
+#[derive(Debug)]
+pub(super) struct BodyWait {
+    direction: Direction,
+    inner: Mutex<BodyWaitInner>,
+}
+
+#[derive(Debug)]
+struct BodyWaitInner {
+    pace: Pace,
+    failed: Option<Fault>,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Response,
+}
+
+/// What the client did wrong with a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    TooSlow,
+    TooLarge,
+}
+
+/// What a look at the clock leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again then.
+    Wait(Instant),
+    /// Tell the client that the connection ends.
+    Close(&'static str),
+    /// Drop it.
+    Cut(&'static str),
+}
+
+impl Connection {
+    pub(super) fn new(config: Arc<ServerConfig>, drain: Drain, http2: bool, opened: Instant) -> Self {
+        Self {
+            config,
+            http2,
+            drain,
+            opened,
+            in_flight: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            idle_since: AtomicU64::new(1),
+            // A fresh HTTP/1 connection owes its first head from the beginning.
+            head_since: AtomicU64::new(u64::from(!http2)),
+            head_bytes: AtomicBool::new(false),
+            dirty: AtomicBool::new(true),
+            retiring: AtomicBool::new(false),
+            unread_body: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
+            waits: Mutex::default(),
+        }
+    }
+
+    fn stamp(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn unstamp(&self, stamp: u64) -> Option<Instant> {
+        stamp.checked_sub(1).map(|millis| self.opened + Duration::from_millis(millis))
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- requests
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Whether no further requests are wanted.
+    pub(super) fn ending(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed) || self.drain.stage() >= Stage::Draining
+    }
+
+    pub(super) fn retire(&self) {
+        self.retiring.store(true, Ordering::Relaxed);
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin_request(self: &Arc<Self>) -> InFlight {
+        self.head_since.store(0, Ordering::Relaxed);
+        self.head_bytes.store(false, Ordering::Relaxed);
+        self.unread_body.store(false, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.config.max_requests_per_connection.is_some_and(|max| requests >= max) {
+            self.retire();
+        }
+        InFlight(self.clone())
+    }
+
+    /// Called after the connection was polled: bytes that came and made no request are the beginning of a head.
+    pub(super) fn note_head(&self) {
+        if self.head_bytes.load(Ordering::Relaxed) && self.in_flight() == 0 {
+            self.head_bytes.store(false, Ordering::Relaxed);
+            if self.head_since.load(Ordering::Relaxed) == 0 {
+                self.head_since.store(self.stamp(Instant::now()), Ordering::Relaxed);
+                self.dirty.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    // --- waits
+
+    /// A write is blocked, after `written` bytes that went without a wait.
+    pub(super) fn write_blocked(&self, written: usize) {
+        if let Some(rate) = &self.config.minimum_rate {
+            let now = Instant::now();
+            let mut waits = self.waits();
+            let pace = waits.write.get_or_insert_with(|| Pace::new(rate));
+            if written > 0 {
+                pace.progress(written, rate, now);
+            }
+            pace.wait(now);
+            self.dirty.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn write_resumed(&self, written: usize) {
+        if let Some(rate) = &self.config.minimum_rate
+            && let Some(pace) = &mut self.waits().write
+        {
+            pace.progress(written, rate, Instant::now());
+        }
+    }
+
+    /// A body that the client may have to be waited for; `None` when it may take as long as it likes.
+    pub(super) fn add_request_body(&self) -> Option<Arc<BodyWait>> {
+        self.add_body(Direction::Request)
+    }
+
+    pub(super) fn add_response_body(&self) -> Option<Arc<BodyWait>> {
+        self.add_body(Direction::Response)
+    }
+
+    fn add_body(&self, direction: Direction) -> Option<Arc<BodyWait>> {
+        let rate = self.config.minimum_rate.as_ref()?;
+        let inner = BodyWaitInner { pace: Pace::new(rate), failed: None, waker: None };
+        let wait = Arc::new(BodyWait { direction, inner: Mutex::new(inner) });
+        self.waits().bodies.push(wait.clone());
+        Some(wait)
+    }
+
+    pub(super) fn remove_body(&self, wait: &Arc<BodyWait>) {
+        self.waits().bodies.retain(|other| !Arc::ptr_eq(other, wait));
+    }
+
+    // --- lingering
+
+    /// The rest of a rejected upload is thrown away; whether some of it just `came`.
+    pub(super) fn linger(&self, came: bool) {
+        let now = Instant::now();
+        let mut waits = self.waits();
+        let linger = waits.linger.get_or_insert(Linger { since: now, last: now });
+        if came {
+            linger.last = now;
+        }
+        drop(waits);
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+
+    // --- tunnels
+
+    /// Registers a reader or a writer of a tunnel. Whether the tunnel is cut.
+    pub(super) fn tunnel_waits(&self, read: bool, cx: &Context<'_>) -> bool {
+        let mut waits = self.waits();
+        let slot = if read { &mut waits.tunnel.read } else { &mut waits.tunnel.write };
+        if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *slot = Some(cx.waker().clone());
+        }
+        waits.tunnel.cut
+    }
+
+    pub(super) fn cut_tunnel(&self) {
+        let mut waits = self.waits();
+        waits.tunnel.cut = true;
+        let wakers = [waits.tunnel.read.take(), waits.tunnel.write.take()];
+        drop(waits);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// The I/O was dropped.
+    pub(super) fn closed(&self) {
+        let mut waits = self.waits();
+        waits.tunnel.closed = true;
+        let owner = waits.tunnel.owner.take();
+        drop(waits);
+        if let Some(owner) = owner {
+            owner.wake();
+        }
+    }
+
+    /// Whether the I/O was dropped; the task is woken when it is.
+    pub(super) fn poll_closed(&self, cx: &Context<'_>) -> bool {
+        let mut waits = self.waits();
+        if !waits.tunnel.closed {
+            waits.tunnel.owner = Some(cx.waker().clone());
+        }
+        waits.tunnel.closed
+    }
+
+    // --- the clock
+
+    /// What is due at `now`. `closing` is since when the client knows that the connection ends.
+    pub(super) fn look(&self, now: Instant, closing: Option<Instant>) -> Verdict {
+        let config = &*self.config;
+        let mut next = now + config.idle_timeout.max(Duration::from_millis(1));
+        // Whether `at` is over; else it is not forgotten.
+        let mut over = |at: Instant| {
+            if at > now {
+                next = next.min(at);
+            }
+            at <= now
+        };
+
+        let waits = self.waits();
+        if let Some(linger) = waits.linger {
+            return if over(linger.since + LINGER) | over(linger.last + LINGER_PAUSE) {
+                Verdict::Cut("the client went on sending a body that nobody wants")
+            } else {
+                Verdict::Wait(next)
+            };
+        }
+        if waits.write.as_ref().and_then(Pace::deadline).is_some_and(&mut over) {
+            return Verdict::Cut("the client does not read");
+        }
+        for body in &waits.bodies {
+            let mut inner = body.lock();
+            if inner.failed.is_some() || !inner.pace.deadline().is_some_and(&mut over) {
+                continue;
+            }
+            match body.direction {
+                Direction::Response => return Verdict::Cut("the client does not read"),
+                Direction::Request => {
+                    inner.failed = Some(Fault::TooSlow);
+                    if let Some(waker) = inner.waker.take() {
+                        waker.wake();
+                    }
+                }
+            }
+        }
+        drop(waits);
+
+        if self.in_flight() > 0 {
+            if !self.ending()
+                && let Some(age) = config.max_connection_age
+                && over(self.opened + age)
+            {
+                return Verdict::Close("its age is reached");
+            }
+            // Waits that other tasks begin are noticed by looking.
+            if let Some(rate) = &config.minimum_rate {
+                over(now + rate.grace.max(Duration::from_millis(100)));
+            }
+            return Verdict::Wait(next);
+        }
+        if let Some(closing) = closing {
+            let idle_since = self.unstamp(self.idle_since.load(Ordering::Relaxed)).unwrap_or(closing);
+            return if over(closing.max(idle_since) + CLOSE_GRACE) {
+                Verdict::Cut("the client did not close")
+            } else {
+                Verdict::Wait(next)
+            };
+        }
+        if let Some(since) = self.unstamp(self.head_since.load(Ordering::Relaxed)) {
+            return if over(since + config.head_timeout) {
+                Verdict::Cut("the request's head did not come in time")
+            } else {
+                Verdict::Wait(next)
+            };
+        }
+        if let Some(since) = self.unstamp(self.idle_since.load(Ordering::Relaxed))
+            && over(since + config.idle_timeout)
+        {
+            return Verdict::Close("idle");
+        }
+        if config.max_connection_age.is_some_and(|age| over(self.opened + age)) {
+            return Verdict::Close("its age is reached");
+        }
+        Verdict::Wait(next)
+    }
+}
+
+/// A request in flight, until this is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Connection>);
+
+impl InFlight {
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.stamp(Instant::now()), Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl BodyWait {
+    fn lock(&self) -> MutexGuard<'_, BodyWaitInner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client is waited for; the task is woken when it takes too long.
+    pub(super) fn wait(&self, cx: &Context<'_>) {
+        let mut inner = self.lock();
+        inner.pace.wait(Instant::now());
+        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            inner.waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// The client has to take what it was given.
+    pub(super) fn given(&self) {
+        self.lock().pace.wait(Instant::now());
+    }
+
+    pub(super) fn progress(&self, bytes: usize, connection: &Connection) {
+        if let Some(rate) = &connection.config.minimum_rate {
+            self.lock().pace.progress(bytes, rate, Instant::now());
+        }
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.lock().failed
+    }
+}
