@@ -31,6 +31,8 @@ use super::{
 use crate::tls::server::ServerTls;
 use crate::{Body, BoxError, connection::ConnectionInfo};
 
+/// hyper's limit of its buffers, where none is set.
+const HYPER_BUFFER: usize = 8192 + 4096 * 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the connections of one listener share.
@@ -178,7 +180,11 @@ where
 fn http1_builder(config: &ServerConfig) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // hyper's own counts the time between requests as well; `Connection::look` keeps both times.
-    builder.header_read_timeout(None).max_header_size(config.max_head_size as usize);
+    let head = config.max_head_size as usize;
+    builder.header_read_timeout(None).max_header_size(head);
+    if head > HYPER_BUFFER {
+        builder.max_buf_size(head);
+    }
     if config.max_fields != ServerConfig::default().max_fields {
         builder.max_headers(config.max_fields);
     }

@@ -97,6 +97,11 @@ impl<T, G> Watched<T, G> {
 
     fn wrote(self: Pin<&mut Self>, polled: &Poll<io::Result<usize>>) {
         let this = self.project();
+        if let Poll::Ready(Ok(n)) = polled
+            && this.connection.http2
+        {
+            this.connection.written.fetch_add(*n, Ordering::Relaxed);
+        }
         match polled {
             Poll::Pending if !*this.blocked => {
                 *this.blocked = true;
@@ -126,7 +131,7 @@ impl<T: AsyncRead, G> AsyncRead for Watched<T, G> {
         let this = self.as_mut().project();
         let before = buf.filled().len();
         let polled = this.io.poll_read(cx, buf);
-        if buf.filled().len() > before && !this.connection.http2 {
+        if buf.filled().len() > before && !this.connection.http2 && this.connection.in_flight() == 0 {
             this.connection.head_bytes.store(true, Ordering::Relaxed);
         }
         polled

@@ -28,7 +28,8 @@ impl Pace {
         if let Some(since) = self.waiting_since.take() {
             self.left = self.left.saturating_sub(now.saturating_duration_since(since));
         }
-        let earned = Duration::from_secs_f64(bytes as f64 / f64::from(rate.bytes_per_second.max(1)));
+        let seconds = bytes as f64 / f64::from(rate.bytes_per_second.max(1));
+        let earned = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         self.left = self.left.saturating_add(earned).min(rate.longest_pause.max(rate.grace));
     }
 

@@ -20,6 +20,8 @@ use super::{
 
 /// How long a client may take to close, once it was told that the connection ends.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// Looks at the clock are no closer than this, whatever the settings.
+const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 /// How long a rejected upload is read and thrown away, so that the client comes to read the answer (nginx's
 /// lingering_time).
 const LINGER: Duration = Duration::from_secs(30);
@@ -42,6 +44,10 @@ pub(super) struct Connection {
     head_since: AtomicU64,
     /// Bytes came while no request was in flight.
     pub(super) head_bytes: AtomicBool,
+    /// Bytes that were made and not yet taken keep a connection from being idle.
+    pub(super) write_blocked: AtomicBool,
+    /// HTTP/2: bytes written since the last look at the clock.
+    pub(super) written: AtomicUsize,
     /// Something happened that may need an earlier timer.
     pub(super) dirty: AtomicBool,
     /// No further requests: their number or the connection's age is reached.
@@ -61,6 +67,8 @@ struct Waits {
     bodies: SmallVec<[Arc<BodyWait>; 1]>,
     linger: Option<Linger>,
     tunnel: TunnelWaits,
+    /// When the clock was looked at last.
+    looked: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +137,8 @@ impl Connection {
             // A fresh HTTP/1 connection owes its first head from the beginning.
             head_since: AtomicU64::new(u64::from(!http2)),
             head_bytes: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
             dirty: AtomicBool::new(true),
             retiring: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
@@ -192,6 +202,7 @@ impl Connection {
 
     /// A write is blocked, after `written` bytes that went without a wait.
     pub(super) fn write_blocked(&self, written: usize) {
+        self.write_blocked.store(true, Ordering::Relaxed);
         if let Some(rate) = &self.config.minimum_rate {
             let now = Instant::now();
             let mut waits = self.waits();
@@ -205,10 +216,13 @@ impl Connection {
     }
 
     pub(super) fn write_resumed(&self, written: usize) {
+        let now = Instant::now();
+        self.write_blocked.store(false, Ordering::Relaxed);
+        self.idle_since.store(self.stamp(now), Ordering::Relaxed);
         if let Some(rate) = &self.config.minimum_rate
             && let Some(pace) = &mut self.waits().write
         {
-            pace.progress(written, rate, Instant::now());
+            pace.progress(written, rate, now);
         }
     }
 
@@ -287,12 +301,30 @@ impl Connection {
         waits.tunnel.closed
     }
 
+    /// What the connection took is progress of all streams that wait for the client to take more, in equal parts.
+    fn credit(&self, waits: &Waits, written: usize, now: Instant) {
+        let Some(rate) = &self.config.minimum_rate else {
+            return;
+        };
+        let responses = || waits.bodies.iter().filter(|body| body.direction == Direction::Response);
+        let share = written / responses().count().max(1);
+        for body in responses() {
+            let mut inner = body.lock();
+            if inner.pace.deadline().is_some() {
+                inner.pace.progress(share, rate, now);
+                inner.pace.wait(now);
+            }
+        }
+    }
+
     // --- the clock
 
     /// What is due at `now`. `closing` is since when the client knows that the connection ends.
     pub(super) fn look(&self, now: Instant, closing: Option<Instant>) -> Verdict {
         let config = &*self.config;
-        let mut next = now + config.idle_timeout.max(Duration::from_millis(1));
+        let rate = config.minimum_rate.unwrap_or_default();
+        let watch = rate.grace.max(SHORTEST_WATCH);
+        let mut next = now + config.idle_timeout.max(SHORTEST_WATCH);
         // Whether `at` is over; else it is not forgotten.
         let mut over = |at: Instant| {
             if at > now {
@@ -301,7 +333,9 @@ impl Connection {
             at <= now
         };
 
-        let waits = self.waits();
+        let mut waits = self.waits();
+        let written = self.written.swap(0, Ordering::Relaxed);
+        let looked = waits.looked.replace(now).unwrap_or(self.opened);
         if let Some(linger) = waits.linger {
             return if over(linger.since + LINGER) | over(linger.last + LINGER_PAUSE) {
                 Verdict::Cut("the client went on sending a body that nobody wants")
@@ -311,6 +345,15 @@ impl Connection {
         }
         if waits.write.as_ref().and_then(Pace::deadline).is_some_and(&mut over) {
             return Verdict::Cut("the client does not read");
+        }
+        if written > 0 {
+            // hyper hands HTTP/2 data over in chunks of any size and lets go of a body before its last chunk is sent, so
+            // what the connection takes as a whole is credited to all streams that wait.
+            self.credit(&waits, written, now);
+            if written as f64 >= f64::from(rate.bytes_per_second) * (now - looked).as_secs_f64() {
+                self.idle_since.store(self.stamp(now), Ordering::Relaxed);
+            }
+            over(now + watch);
         }
         for body in &waits.bodies {
             let mut inner = body.lock();
@@ -337,9 +380,11 @@ impl Connection {
                 return Verdict::Close("its age is reached");
             }
             // Waits that other tasks begin are noticed by looking.
-            if let Some(rate) = &config.minimum_rate {
-                over(now + rate.grace.max(Duration::from_millis(100)));
-            }
+            over(now + watch);
+            return Verdict::Wait(next);
+        }
+        if self.write_blocked.load(Ordering::Relaxed) {
+            over(now + watch);
             return Verdict::Wait(next);
         }
         if let Some(closing) = closing {

@@ -66,6 +66,67 @@ async fn an_idle_connection_is_closed_after_the_idle_timeout_and_a_busy_one_is_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_upload_a_connection_is_idle_and_not_at_its_next_head() {
+    let mut pipe = serve(echo());
+    pipe.client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+    for _ in 0..4 {
+        sleep(seconds(1)).await;
+        pipe.client.write_all(b"x").await.unwrap();
+    }
+    assert!(read_head(&mut pipe.client).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(ended(pipe.server).await, 75);
+}
+
+/// Answers with this many bytes in one piece.
+fn piece(bytes: usize) -> impl Serve {
+    service_fn(move |_: Request<Body>| ready(Ok::<_, Infallible>(Response::new(Body::from(vec![0; bytes])))))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_in_one_piece_may_take_a_slow_client_long() {
+    // hyper lets go of the body at once; the client takes 400 seconds for it.
+    let mut pipe = serve_sized(ServerConfig::default(), piece(400_000), 1000);
+    pipe.client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    read_head(&mut pipe.client).await;
+    let mut buffer = [0; 1000];
+    for second in 0..400 {
+        assert!(pipe.client.read_exact(&mut buffer).await.is_ok(), "cut after {second} s");
+        sleep(seconds(1)).await;
+    }
+
+    for rate in [10_000, 1000] {
+        let pipe = serve(piece(1_000_000));
+        let (mut client, _connection) = h2_client_with_window(pipe.client, 32 << 10).await;
+        let mut answer = client.send_request(get("/")).await.unwrap().into_body();
+        let mut taken = 0;
+        let began = Instant::now();
+        while let Some(frame) = answer.frame().await {
+            let bytes =
+                frame.unwrap_or_else(|e| panic!("{e} at {rate} after {:?}", began.elapsed())).into_data().unwrap();
+            taken += bytes.len();
+            sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate))).await;
+        }
+        assert_eq!(taken, 1_000_000);
+    }
+
+    // In pieces, the second of which has to wait for all of the first.
+    let pieces = service_fn(|_: Request<Body>| {
+        let pieces = (0..3).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![0; 200_000]))));
+        ready(Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(futures_util::stream::iter(pieces))))))
+    });
+    let pipe = serve(pieces);
+    let (mut client, _connection) = h2_client_with_window(pipe.client, 32 << 10).await;
+    let mut answer = client.send_request(get("/")).await.unwrap().into_body();
+    let mut taken = 0;
+    while let Some(frame) = answer.frame().await {
+        let bytes = frame.unwrap().into_data().unwrap().len();
+        taken += bytes;
+        sleep(Duration::from_secs_f64(bytes as f64 / 1000.0)).await;
+    }
+    assert_eq!(taken, 600_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     let gate = Gate::default();
     let pipe = serve(gate.service());

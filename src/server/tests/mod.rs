@@ -151,8 +151,17 @@ async fn h2_client<T>(io: T) -> (H2, JoinHandle<hyper::Result<()>>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, connection) =
-        hyper::client::conn::http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(io)).await.unwrap();
+    h2_client_with_window(io, 1 << 20).await
+}
+
+/// One that takes this many bytes of each answer ahead.
+async fn h2_client_with_window<T>(io: T, window: u32) -> (H2, JoinHandle<hyper::Result<()>>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake(TokioIo::new(io)).await.unwrap();
     (client, tokio::spawn(connection))
 }
 
