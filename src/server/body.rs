@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -14,33 +11,20 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::{pin_project, pinned_drop};
 
-use super::state::{BodyWait, Connection, Fault, InFlight};
+use super::state::{BodyWait, Connection, InFlight};
 use crate::{BoxError, Error, Outcome};
 
 /// What went wrong with a request's body, as the future that answers the request sees it.
 #[derive(Debug, Default)]
-pub(super) struct Upload(AtomicU8);
+pub(super) struct Upload(OnceLock<Outcome>);
 
 impl Upload {
     pub(super) fn fault(&self) -> Option<Outcome> {
-        match self.0.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Outcome::RequestTimeout),
-            _ => Some(Outcome::BodyTooLarge),
-        }
+        self.0.get().copied()
     }
 
-    fn fail(&self, fault: Fault) -> Error {
-        match fault {
-            Fault::TooSlow => {
-                self.0.store(1, Ordering::Release);
-                Error::new(Outcome::RequestTimeout)
-            }
-            Fault::TooLarge => {
-                self.0.store(2, Ordering::Release);
-                Error::new(Outcome::BodyTooLarge)
-            }
-        }
+    fn fail(&self, fault: Outcome) -> BoxError {
+        Error::new(*self.0.get_or_init(|| fault)).into()
     }
 }
 
@@ -50,7 +34,6 @@ pub(super) struct RequestBody {
     connection: Arc<Connection>,
     upload: Arc<Upload>,
     wait: Option<Arc<BodyWait>>,
-    waiting: bool,
     left: Option<u64>,
     ended: bool,
 }
@@ -59,7 +42,7 @@ impl RequestBody {
     pub(super) fn new(inner: Incoming, connection: Arc<Connection>, upload: Arc<Upload>) -> Self {
         let wait = connection.add_request_body();
         let left = connection.config.max_body_size;
-        Self { inner, connection, upload, wait, waiting: false, left, ended: false }
+        Self { inner, connection, upload, wait, left, ended: false }
     }
 }
 
@@ -69,11 +52,32 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.inner).poll_frame(cx);
-        let Some(polled) = this.note(polled, cx) else {
+        let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            let Some(wait) = &this.wait else {
+                return Poll::Pending;
+            };
+            if wait.too_slow() {
+                return Poll::Ready(Some(Err(this.upload.fail(Outcome::RequestTimeout))));
+            }
+            wait.wait(cx);
             return Poll::Pending;
         };
-        Poll::Ready(polled)
+        let Some(Ok(frame)) = polled else {
+            this.ended = true;
+            return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
+        };
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if let Some(wait) = &this.wait {
+            wait.progress(bytes, &this.connection);
+        }
+        if let Some(left) = &mut this.left {
+            match left.checked_sub(bytes as u64) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err(this.upload.fail(Outcome::BodyTooLarge)))),
+            }
+        }
+        this.ended |= this.inner.is_end_stream();
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -82,53 +86,6 @@ impl HttpBody for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-type Polled<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
-
-impl RequestBody {
-    /// `None` is pending.
-    fn note(
-        &mut self,
-        polled: Polled<hyper::Error>,
-        cx: &Context<'_>,
-    ) -> Option<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Poll::Ready(ready) = polled else {
-            if let Some(wait) = &self.wait {
-                if let Some(fault) = wait.fault() {
-                    return Some(Some(Err(self.upload.fail(fault).into())));
-                }
-                wait.wait(cx);
-                self.waiting = true;
-            }
-            return None;
-        };
-        Some(match ready {
-            None => {
-                self.ended = true;
-                None
-            }
-            Some(Err(error)) => {
-                self.ended = true;
-                Some(Err(error.into()))
-            }
-            Some(Ok(frame)) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                if let Some(wait) = &self.wait {
-                    self.waiting = false;
-                    wait.progress(bytes, &self.connection);
-                }
-                if let Some(left) = &mut self.left {
-                    match left.checked_sub(bytes as u64) {
-                        Some(rest) => *left = rest,
-                        None => return Some(Some(Err(self.upload.fail(Fault::TooLarge).into()))),
-                    }
-                }
-                self.ended |= self.inner.is_end_stream();
-                Some(Ok(frame))
-            }
-        })
     }
 }
 
@@ -166,7 +123,7 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled<B::Error> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(None);

@@ -58,11 +58,9 @@ pub(super) trait Serve:
 
 impl<S, B> Serve for S
 where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+    S: Clone + Send + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Body = B;
 }
@@ -90,6 +88,7 @@ where
 }
 
 /// A connection that is ready for HTTP, and whether it is HTTP/2.
+#[allow(clippy::large_enum_variant, reason = "moved once a connection")]
 enum Prepared<T> {
     Plain(Rewind<T>, ConnectionInfo, bool),
     #[cfg(feature = "tls")]

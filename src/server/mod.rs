@@ -150,11 +150,9 @@ impl Server {
     /// When a listener cannot be bound.
     pub async fn serve<S, B>(self, service: S) -> std::io::Result<DrainReport>
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         Ok(self.bind()?.serve(service).await)
     }
@@ -169,11 +167,9 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> std::io::Result<DrainReport>
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         Ok(self.bind()?.serve_with_shutdown(service, shutdown).await)
     }
@@ -184,11 +180,9 @@ impl Server {
     /// When a listener cannot be bound, or the signals cannot be listened for.
     pub async fn serve_until_signal<S, B>(self, service: S) -> std::io::Result<DrainReport>
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         self.bind()?.serve_until_signal(service).await
     }
@@ -210,11 +204,9 @@ impl BoundServer {
     /// Serves until its [`Drain`] is begun. Dropping the future closes the listeners and cuts all connections.
     pub async fn serve<S, B>(self, service: S) -> DrainReport
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         self.serve_with_shutdown(service, pending()).await
     }
@@ -225,11 +217,9 @@ impl BoundServer {
     /// When the signals cannot be listened for.
     pub async fn serve_until_signal<S, B>(self, service: S) -> std::io::Result<DrainReport>
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let signal = shutdown_signal()?;
         Ok(self.serve_with_shutdown(service, signal).await)
@@ -241,11 +231,9 @@ impl BoundServer {
     /// all connections.
     pub async fn serve_with_shutdown<S, B>(self, service: S, shutdown: impl Future<Output = ()>) -> DrainReport
     where
-        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+        S: Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let Self { config, listeners, drain, .. } = self;
         let config = Arc::new(config);

@@ -86,7 +86,7 @@ where
             match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(())) => State::Called { future: service.call(request) },
                 Poll::Ready(Err(error)) => State::Failed { error: Some(error.into()) },
-                Poll::Pending => State::Waiting { future: Oneshot::new(service.clone(), request) },
+                Poll::Pending => State::Waiting { future: Box::pin(Oneshot::new(service.clone(), request)) },
             }
         };
         Answer { state, in_flight: Some(in_flight), upload, connect }
@@ -110,8 +110,8 @@ enum State<S: Service<Request<Body>>, F> {
         future: F,
     },
     Waiting {
-        #[pin]
-        future: Oneshot<S, Request<Body>>,
+        // Boxed: rare, and larger than the service's own future.
+        future: Pin<Box<Oneshot<S, Request<Body>>>>,
     },
     Refused {
         status: StatusCode,
@@ -133,7 +133,7 @@ where
         let this = self.project();
         let answered = match this.state.project() {
             StateProj::Called { future } => ready!(future.poll(cx)).map_err(Into::into),
-            StateProj::Waiting { future } => ready!(future.poll(cx)).map_err(Into::into),
+            StateProj::Waiting { future } => ready!(future.as_mut().poll(cx)).map_err(Into::into),
             StateProj::Refused { status, outcome } => {
                 let (status, outcome) = (*status, *outcome);
                 return Poll::Ready(finish(refused(status, outcome), this.in_flight.take(), true));

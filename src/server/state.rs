@@ -96,7 +96,8 @@ pub(super) struct BodyWait {
 #[derive(Debug)]
 struct BodyWaitInner {
     pace: Pace,
-    failed: Option<Fault>,
+    /// The client ran out of time, and the body's reader has to hear of it.
+    too_slow: bool,
     waker: Option<Waker>,
 }
 
@@ -104,13 +105,6 @@ struct BodyWaitInner {
 enum Direction {
     Request,
     Response,
-}
-
-/// What the client did wrong with a request's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    TooSlow,
-    TooLarge,
 }
 
 /// What a look at the clock leads to.
@@ -237,7 +231,7 @@ impl Connection {
 
     fn add_body(&self, direction: Direction) -> Option<Arc<BodyWait>> {
         let rate = self.config.minimum_rate.as_ref()?;
-        let inner = BodyWaitInner { pace: Pace::new(rate), failed: None, waker: None };
+        let inner = BodyWaitInner { pace: Pace::new(rate), too_slow: false, waker: None };
         let wait = Arc::new(BodyWait { direction, inner: Mutex::new(inner) });
         self.waits().bodies.push(wait.clone());
         Some(wait)
@@ -357,13 +351,13 @@ impl Connection {
         }
         for body in &waits.bodies {
             let mut inner = body.lock();
-            if inner.failed.is_some() || !inner.pace.deadline().is_some_and(&mut over) {
+            if inner.too_slow || !inner.pace.deadline().is_some_and(&mut over) {
                 continue;
             }
             match body.direction {
                 Direction::Response => return Verdict::Cut("the client does not read"),
                 Direction::Request => {
-                    inner.failed = Some(Fault::TooSlow);
+                    inner.too_slow = true;
                     if let Some(waker) = inner.waker.take() {
                         waker.wake();
                     }
@@ -456,7 +450,7 @@ impl BodyWait {
         }
     }
 
-    pub(super) fn fault(&self) -> Option<Fault> {
-        self.lock().failed
+    pub(super) fn too_slow(&self) -> bool {
+        self.lock().too_slow
     }
 }

@@ -9,11 +9,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{SignatureScheme, crypto::CryptoProvider, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::{NoProvider, default_provider};
+use super::{NoProvider, default_provider, expiry};
 use crate::{
     BoxError,
     config::{Certificate, Host},
@@ -182,7 +182,7 @@ impl CertificateSet {
     pub(crate) fn find(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let keys = name.and_then(|name| self.by_name(name)).unwrap_or(&self.default);
         let understood = keys.iter().find(|key| keys.len() == 1 || key.key.choose_scheme(schemes).is_some());
-        understood.or(keys.first()).cloned()
+        understood.or_else(|| keys.first()).cloned()
     }
 
     fn by_name(&self, name: &str) -> Option<&Keys> {
@@ -289,6 +289,10 @@ fn load(
     })?;
     let parsed = webpki::EndEntityCert::try_from(end_entity)
         .map_err(|source| CertificateError::InvalidCertificate { origin: origin(), source: source.into() })?;
+    if expiry::not_after(end_entity).is_some_and(|at| at < UnixTime::now().as_secs()) {
+        // Refusing it would take down what might still work for clients that do not look.
+        tracing::warn!(origin = certificate.origin, "the certificate has expired");
+    }
     let names: Vec<String> = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
     let key = provider
         .key_provider

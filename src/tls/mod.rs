@@ -4,6 +4,7 @@ pub mod client;
 pub mod server;
 
 mod certificates;
+mod expiry;
 mod provider;
 
 pub use self::{

@@ -58,10 +58,7 @@ fn shared(config: ServerConfig, drain: &Drain) -> Arc<Shared> {
 }
 
 /// Over a pipe that holds `size` bytes.
-fn serve_sized<S: Serve>(config: ServerConfig, service: S, size: usize) -> Pipe
-where
-    S: Send + 'static,
-{
+fn serve_sized<S: Serve>(config: ServerConfig, service: S, size: usize) -> Pipe {
     let (client, server) = duplex(size);
     let drain = Drain::new();
     let server = tokio::spawn(connection::serve(server, info(), service, shared(config, &drain), ()));

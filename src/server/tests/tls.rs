@@ -227,7 +227,8 @@ async fn a_source_of_ones_own_supplies_the_certificates() {
 fn what_is_wrong_with_a_certificate_is_said_with_its_origin() {
     let good = certificate(&["shop.example.com"]);
     let other = certificate(&["other.example"]);
-    let cases: [(Certificate, fn(&CertificateError) -> bool); 6] = [
+    type Expected = fn(&CertificateError) -> bool;
+    let cases: [(Certificate, Expected); 6] = [
         (Certificate { chain: good.key.clone(), ..good.clone() }, |e| {
             matches!(e, CertificateError::NoCertificate { .. })
         }),
@@ -254,6 +255,17 @@ fn what_is_wrong_with_a_certificate_is_said_with_its_origin() {
         assert!(expected(&error), "{error:?}");
         assert!(error.to_string().starts_with("Secret shop.example.com: "), "{error}");
     }
+}
+
+#[test]
+fn an_expired_certificate_is_taken() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["old.example".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    let chain = params.self_signed(&key).unwrap().pem();
+    let old = Certificate { chain: chain.into(), key: key.serialize_pem().into(), ..certificate(&["old.example"]) };
+    assert!(CertificateSet::new([&old]).unwrap().covers("old.example"));
 }
 
 #[test]
