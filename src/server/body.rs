@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -11,38 +11,22 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::{pin_project, pinned_drop};
 
-use super::state::{BodyWait, Connection, InFlight};
-use crate::{BoxError, Error, Outcome};
-
-/// What went wrong with a request's body, as the future that answers the request sees it.
-#[derive(Debug, Default)]
-pub(super) struct Upload(OnceLock<Outcome>);
-
-impl Upload {
-    pub(super) fn fault(&self) -> Option<Outcome> {
-        self.0.get().copied()
-    }
-
-    fn fail(&self, fault: Outcome) -> BoxError {
-        Error::new(*self.0.get_or_init(|| fault)).into()
-    }
-}
+use super::state::{BodyWait, Connection, Direction, InFlight};
+use crate::{BoxError, Outcome};
 
 /// A request's body: no larger and no slower than allowed.
 pub(super) struct RequestBody {
     inner: Incoming,
     connection: Arc<Connection>,
-    upload: Arc<Upload>,
-    wait: Option<Arc<BodyWait>>,
+    wait: Arc<BodyWait>,
     left: Option<u64>,
     ended: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, connection: Arc<Connection>, upload: Arc<Upload>) -> Self {
-        let wait = connection.add_request_body();
+    pub(super) fn new(inner: Incoming, connection: Arc<Connection>, wait: Arc<BodyWait>) -> Self {
         let left = connection.config.max_body_size;
-        Self { inner, connection, upload, wait, left, ended: false }
+        Self { inner, connection, wait, left, ended: false }
     }
 }
 
@@ -53,13 +37,10 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            let Some(wait) = &this.wait else {
-                return Poll::Pending;
-            };
-            if wait.too_slow() {
-                return Poll::Ready(Some(Err(this.upload.fail(Outcome::RequestTimeout))));
+            if this.wait.too_slow() {
+                return Poll::Ready(Some(Err(this.wait.fail(Outcome::RequestTimeout).into())));
             }
-            wait.wait(cx);
+            this.wait.wait(cx);
             return Poll::Pending;
         };
         let Some(Ok(frame)) = polled else {
@@ -67,13 +48,11 @@ impl HttpBody for RequestBody {
             return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
         };
         let bytes = frame.data_ref().map_or(0, Bytes::len);
-        if let Some(wait) = &this.wait {
-            wait.progress(bytes, &this.connection);
-        }
+        this.wait.progress(bytes, &this.connection);
         if let Some(left) = &mut this.left {
             match left.checked_sub(bytes as u64) {
                 Some(rest) => *left = rest,
-                None => return Poll::Ready(Some(Err(this.upload.fail(Outcome::BodyTooLarge)))),
+                None => return Poll::Ready(Some(Err(this.wait.fail(Outcome::BodyTooLarge).into()))),
             }
         }
         this.ended |= this.inner.is_end_stream();
@@ -91,9 +70,7 @@ impl HttpBody for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(wait) = &self.wait {
-            self.connection.remove_body(wait);
-        }
+        self.connection.remove_body(&self.wait);
         if !self.ended && !self.inner.is_end_stream() {
             self.connection.unread_body.store(true, Ordering::Relaxed);
         }
@@ -136,16 +113,12 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for ResponseBody<B> {
         }
         let frame = ready!(inner.poll_frame(cx));
         if connection.http2
+            && connection.config.minimum_rate.is_some()
             && let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref().filter(|data| !data.is_empty())
         {
-            if this.wait.is_none() {
-                *this.wait = connection.add_response_body();
-            }
-            if let Some(wait) = this.wait {
-                *this.given = data.len();
-                wait.given();
-            }
+            *this.given = data.len();
+            this.wait.get_or_insert_with(|| connection.add_body(Direction::Response)).given();
         }
         Poll::Ready(frame)
     }

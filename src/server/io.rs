@@ -173,7 +173,7 @@ impl<T: AsyncRead + AsyncWrite, G> AsyncWrite for Watched<T, G> {
         polled
     }
 
-    /// A client that still uploads would get a reset, and with it lose the answer, if the socket were closed now. So
+    /// A client that still sends would get a reset, and with it lose the answer, if the socket were closed now. So
     /// what it sends is thrown away for a while; [`Connection::look`] keeps the time.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
@@ -181,7 +181,7 @@ impl<T: AsyncRead + AsyncWrite, G> AsyncWrite for Watched<T, G> {
             ready!(this.io.as_mut().poll_shutdown(cx))?;
             *this.shut = true;
         }
-        if !this.connection.unread_body.load(Ordering::Relaxed) || this.connection.tunnel.load(Ordering::Relaxed) {
+        if !this.connection.lingers() {
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [0; 8192];

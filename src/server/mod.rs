@@ -240,6 +240,7 @@ impl BoundServer {
         let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let _cut = CutOnDrop(drain.clone());
         let mut accepting = JoinSet::new();
+        #[allow(unused_variables, reason = "without features there is only the socket")]
         for (socket, listener) in listeners {
             let shared = connection::Shared {
                 config: config.clone(),

@@ -16,8 +16,8 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::{
-    body::{RequestBody, ResponseBody, Upload},
-    state::{Connection, InFlight},
+    body::{RequestBody, ResponseBody},
+    state::{BodyWait, Connection, Direction, InFlight},
 };
 use crate::{Body, BoxError, Outcome, connection::ConnectionInfo};
 
@@ -76,8 +76,8 @@ where
                 {
                     Body::from(body)
                 } else {
-                    let shared = upload.insert(Arc::new(Upload::default())).clone();
-                    Body::new(RequestBody::new(body, self.connection.clone(), shared))
+                    let wait = upload.insert(self.connection.add_body(Direction::Request)).clone();
+                    Body::new(RequestBody::new(body, self.connection.clone(), wait))
                 }
             });
             request.extensions_mut().insert(self.info.clone());
@@ -99,7 +99,7 @@ pub(super) struct Answer<S: Service<Request<Body>>> {
     #[pin]
     state: State<S, S::Future>,
     in_flight: Option<InFlight>,
-    upload: Option<Arc<Upload>>,
+    upload: Option<Arc<BodyWait>>,
     connect: bool,
 }
 

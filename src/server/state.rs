@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
@@ -17,6 +17,7 @@ use super::{
     drain::{Drain, Stage},
     pace::Pace,
 };
+use crate::{Error, Outcome};
 
 /// How long a client may take to close, once it was told that the connection ends.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -86,10 +87,12 @@ struct TunnelWaits {
     owner: Option<Waker>,
 }
 
-/// A body's side of a wait for the client.
+/// What the reader or writer of a body, the clock, and the future that answers the request share.
 #[derive(Debug)]
 pub(super) struct BodyWait {
     direction: Direction,
+    /// What the client did wrong with a request's body.
+    fault: OnceLock<Outcome>,
     inner: Mutex<BodyWaitInner>,
 }
 
@@ -102,7 +105,7 @@ struct BodyWaitInner {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Request,
     Response,
 }
@@ -220,21 +223,15 @@ impl Connection {
         }
     }
 
-    /// A body that the client may have to be waited for; `None` when it may take as long as it likes.
-    pub(super) fn add_request_body(&self) -> Option<Arc<BodyWait>> {
-        self.add_body(Direction::Request)
-    }
-
-    pub(super) fn add_response_body(&self) -> Option<Arc<BodyWait>> {
-        self.add_body(Direction::Response)
-    }
-
-    fn add_body(&self, direction: Direction) -> Option<Arc<BodyWait>> {
-        let rate = self.config.minimum_rate.as_ref()?;
-        let inner = BodyWaitInner { pace: Pace::new(rate), too_slow: false, waker: None };
-        let wait = Arc::new(BodyWait { direction, inner: Mutex::new(inner) });
-        self.waits().bodies.push(wait.clone());
-        Some(wait)
+    /// A body that the client may have to be waited for.
+    pub(super) fn add_body(&self, direction: Direction) -> Arc<BodyWait> {
+        let pace = Pace::new(&self.config.minimum_rate.unwrap_or_default());
+        let inner = BodyWaitInner { pace, too_slow: false, waker: None };
+        let wait = Arc::new(BodyWait { direction, fault: OnceLock::new(), inner: Mutex::new(inner) });
+        if self.config.minimum_rate.is_some() {
+            self.waits().bodies.push(wait.clone());
+        }
+        wait
     }
 
     pub(super) fn remove_body(&self, wait: &Arc<BodyWait>) {
@@ -242,6 +239,14 @@ impl Connection {
     }
 
     // --- lingering
+
+    /// Whether the client may still be sending what nobody will read: the rest of a body, or of a head that was refused.
+    pub(super) fn lingers(&self) -> bool {
+        !self.tunnel.load(Ordering::Relaxed)
+            && (self.unread_body.load(Ordering::Relaxed)
+                || self.head_bytes.load(Ordering::Relaxed)
+                || self.head_since.load(Ordering::Relaxed) > 0)
+    }
 
     /// The rest of a rejected upload is thrown away; whether some of it just `came`.
     pub(super) fn linger(&self, came: bool) {
@@ -452,5 +457,14 @@ impl BodyWait {
 
     pub(super) fn too_slow(&self) -> bool {
         self.lock().too_slow
+    }
+
+    pub(super) fn fault(&self) -> Option<Outcome> {
+        self.fault.get().copied()
+    }
+
+    /// The first fault counts.
+    pub(super) fn fail(&self, fault: Outcome) -> Error {
+        Error::new(*self.fault.get_or_init(|| fault))
     }
 }

@@ -139,6 +139,26 @@ async fn an_idle_http2_connection_is_closed_and_a_busy_one_is_not() {
     connection.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn pings_do_not_keep_a_connection() {
+    let pipe = serve(echo());
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(hyper_util::rt::TokioTimer::new()).keep_alive_interval(seconds(10)).keep_alive_while_idle(true);
+    let (client, connection) = builder.handshake::<_, ClientBody>(TokioIo::new(pipe.client)).await.unwrap();
+    tokio::spawn(connection);
+    let after = ended(pipe.server).await;
+    assert!((75..=80).contains(&after), "{after}");
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_head_that_is_refused_is_drained_so_that_the_answer_arrives() {
+    let mut pipe = serve_sized(ServerConfig::default(), echo(), 4096);
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(1_000_000));
+    pipe.client.write_all(head.as_bytes()).await.unwrap();
+    assert!(read_head(&mut pipe.client).await.starts_with("HTTP/1.1 431"));
+}
+
 const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n";
 
 /// Uploads `bytes` every `interval` until the server has had enough: its answer, and after how many seconds.
