@@ -89,6 +89,10 @@ impl Default for ServerConfig {
 /// A client begins with `grace`: the time it may be waited for. Waiting uses it up, every byte that arrives adds
 /// `1 / bytes_per_second` seconds, and what is saved up this way never exceeds `longest_pause`. Who has none left is cut
 /// off. Only time during which the server waits for the client counts: a slow service is never the client's fault.
+///
+/// A slow upload ends with an error of its body ([`Outcome::RequestTimeout`](crate::Outcome::RequestTimeout)) and is
+/// answered 408; a client that does not take its response loses the connection. What an HTTP/2 connection takes counts
+/// for all streams that wait for the client, in equal parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MinimumRate {
     /// Bytes a second. Default: 240 (Kestrel's MinRequestBodyDataRate and MinResponseDataRate).

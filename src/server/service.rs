@@ -86,7 +86,12 @@ where
             match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(())) => State::Called { future: service.call(request) },
                 Poll::Ready(Err(error)) => State::Failed { error: Some(error.into()) },
-                Poll::Pending => State::Waiting { future: Box::pin(Oneshot::new(service.clone(), request)) },
+                // The one that was asked goes on: it may be in a queue already, in which a clone would stand behind it.
+                Poll::Pending => {
+                    let fresh = service.clone();
+                    let asked = std::mem::replace(&mut *service, fresh);
+                    State::Waiting { future: Box::pin(Oneshot::new(asked, request)) }
+                }
             }
         };
         Answer { state, in_flight: Some(in_flight), upload, connect }

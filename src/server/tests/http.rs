@@ -90,6 +90,26 @@ async fn a_service_that_is_not_ready_at_once_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_place_in_a_queue_is_kept_and_not_lost() {
+    let gate = Gate::default();
+    let limited = tower::ServiceBuilder::new().concurrency_limit(1).service(gate.service());
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let (mut first, mut second) = (serve(limited.clone()), serve(limited));
+    first.client.write_all(request).await.unwrap();
+    gate.came().await;
+    second.client.write_all(request).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.waiting(), 1);
+    gate.open();
+    assert!(read_to_end(&mut first.client).await.ends_with("done"));
+    gate.came().await;
+    gate.open();
+    assert!(read_to_end(&mut second.client).await.ends_with("done"));
+}
+
+#[tokio::test]
 async fn a_service_that_fails_or_panics_ends_one_connection_or_stream() {
     let service = service_fn(|request: Request<Body>| async move {
         match request.uri().path() {
