@@ -11,7 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project::{pin_project, pinned_drop};
 
-use super::state::{BodyWait, Connection, Direction, InFlight};
+use super::{
+    state::{Connection, InFlight},
+    wait::{BodyWait, Direction},
+};
 use crate::{BoxError, Outcome};
 
 /// A request's body: no larger and no slower than allowed.

@@ -39,6 +39,7 @@ mod service;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy_protocol::ProxyProtocol;

@@ -17,7 +17,8 @@ use tower_service::Service;
 
 use super::{
     body::{RequestBody, ResponseBody},
-    state::{BodyWait, Connection, Direction, InFlight},
+    state::{Connection, InFlight},
+    wait::{BodyWait, Direction},
 };
 use crate::{Body, BoxError, Outcome, connection::ConnectionInfo};
 
@@ -71,10 +72,6 @@ where
             let mut request = request.map(|body| {
                 if body.is_end_stream() {
                     Body::empty()
-                } else if self.connection.config.minimum_rate.is_none()
-                    && self.connection.config.max_body_size.is_none()
-                {
-                    Body::from(body)
                 } else {
                     let wait = upload.insert(self.connection.add_body(Direction::Request)).clone();
                     Body::new(RequestBody::new(body, self.connection.clone(), wait))

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
@@ -16,8 +16,8 @@ use super::{
     ServerConfig,
     drain::{Drain, Stage},
     pace::Pace,
+    wait::{BodyWait, Direction},
 };
-use crate::{Error, Outcome};
 
 /// How long a client may take to close, once it was told that the connection ends.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -85,29 +85,6 @@ struct TunnelWaits {
     read: Option<Waker>,
     write: Option<Waker>,
     owner: Option<Waker>,
-}
-
-/// What the reader or writer of a body, the clock, and the future that answers the request share.
-#[derive(Debug)]
-pub(super) struct BodyWait {
-    direction: Direction,
-    /// What the client did wrong with a request's body.
-    fault: OnceLock<Outcome>,
-    inner: Mutex<BodyWaitInner>,
-}
-
-#[derive(Debug)]
-struct BodyWaitInner {
-    pace: Pace,
-    /// The client ran out of time, and the body's reader has to hear of it.
-    too_slow: bool,
-    waker: Option<Waker>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Request,
-    Response,
 }
 
 /// What a look at the clock leads to.
@@ -225,9 +202,7 @@ impl Connection {
 
     /// A body that the client may have to be waited for.
     pub(super) fn add_body(&self, direction: Direction) -> Arc<BodyWait> {
-        let pace = Pace::new(&self.config.minimum_rate.unwrap_or_default());
-        let inner = BodyWaitInner { pace, too_slow: false, waker: None };
-        let wait = Arc::new(BodyWait { direction, fault: OnceLock::new(), inner: Mutex::new(inner) });
+        let wait = Arc::new(BodyWait::new(direction, &self.config.minimum_rate.unwrap_or_default()));
         if self.config.minimum_rate.is_some() {
             self.waits().bodies.push(wait.clone());
         }
@@ -305,15 +280,9 @@ impl Connection {
         let Some(rate) = &self.config.minimum_rate else {
             return;
         };
-        let responses = || waits.bodies.iter().filter(|body| body.direction == Direction::Response);
+        let responses = || waits.bodies.iter().filter(|body| body.is_response());
         let share = written / responses().count().max(1);
-        for body in responses() {
-            let mut inner = body.lock();
-            if inner.pace.deadline().is_some() {
-                inner.pace.progress(share, rate, now);
-                inner.pace.wait(now);
-            }
-        }
+        responses().for_each(|body| body.credit(share, rate, now));
     }
 
     // --- the clock
@@ -355,18 +324,11 @@ impl Connection {
             over(now + watch);
         }
         for body in &waits.bodies {
-            let mut inner = body.lock();
-            if inner.too_slow || !inner.pace.deadline().is_some_and(&mut over) {
-                continue;
-            }
-            match body.direction {
-                Direction::Response => return Verdict::Cut("the client does not read"),
-                Direction::Request => {
-                    inner.too_slow = true;
-                    if let Some(waker) = inner.waker.take() {
-                        waker.wake();
-                    }
+            if body.deadline().is_some_and(&mut over) {
+                if body.is_response() {
+                    return Verdict::Cut("the client does not read");
                 }
+                body.expire();
             }
         }
         drop(waits);
@@ -427,44 +389,5 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.stamp(Instant::now()), Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl BodyWait {
-    fn lock(&self) -> MutexGuard<'_, BodyWaitInner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The client is waited for; the task is woken when it takes too long.
-    pub(super) fn wait(&self, cx: &Context<'_>) {
-        let mut inner = self.lock();
-        inner.pace.wait(Instant::now());
-        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            inner.waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// The client has to take what it was given.
-    pub(super) fn given(&self) {
-        self.lock().pace.wait(Instant::now());
-    }
-
-    pub(super) fn progress(&self, bytes: usize, connection: &Connection) {
-        if let Some(rate) = &connection.config.minimum_rate {
-            self.lock().pace.progress(bytes, rate, Instant::now());
-        }
-    }
-
-    pub(super) fn too_slow(&self) -> bool {
-        self.lock().too_slow
-    }
-
-    pub(super) fn fault(&self) -> Option<Outcome> {
-        self.fault.get().copied()
-    }
-
-    /// The first fault counts.
-    pub(super) fn fail(&self, fault: Outcome) -> Error {
-        Error::new(*self.fault.get_or_init(|| fault))
     }
 }
