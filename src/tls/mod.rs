@@ -3,6 +3,12 @@
 pub mod client;
 pub mod server;
 
+mod certificates;
+mod expiry;
 mod provider;
 
-pub use self::provider::{NoProvider, default_provider};
+pub use self::{
+    certificates::{CertificateError, CertificateSet, CertificateSource, Certificates},
+    provider::{NoProvider, default_provider},
+    server::ServerTls,
+};
