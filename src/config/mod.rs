@@ -77,7 +77,8 @@ pub enum Conflicts {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct Route {
-    /// The name it has in logs and explanations, such as `default/shop`. Unique.
+    /// The name it has in logs and explanations, such as `default/shop`. Several routes may share one: a Kubernetes object
+    /// with several hosts becomes a route for each.
     pub name: String,
     /// The hosts it is for; none means any host.
     #[cfg_attr(feature = "yaml", serde(default))]

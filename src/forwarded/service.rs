@@ -14,7 +14,7 @@ use super::{
     layer::Settings,
     names, nominated,
 };
-use crate::connection::ConnectionInfo;
+use crate::{connection::ConnectionInfo, exchange::Exchange};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -92,6 +92,12 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
         headers.entry(X_FORWARDED_PORT).or_insert_with(|| port(local));
     }
     if let Some(client) = client {
+        // The record takes the client to be the peer, unless it is told better.
+        if client != peer.unwrap_or(client)
+            && let Some(exchange) = Exchange::of(request.extensions())
+        {
+            exchange.update(|record| record.client = Some(client));
+        }
         request.extensions_mut().insert(ClientAddr::new(client));
     }
 }

@@ -1,1 +1,248 @@
 //! A configuration compiled into services.
+//!
+//! A [`Gateway`] is a Tower service made from a [`Config`], the one data model that Kubernetes manifests, a YAML file and
+//! code all become. It can be mounted in a [`Server`](crate::server::Server) or in an axum app, and it is made of the same
+//! layers and services as anyone can stack by hand:
+//! [`Telemetry`](crate::telemetry::Telemetry) around [`Respond`](crate::respond::Respond) around
+//! [`Forwarded`](crate::forwarded::Forwarded) around a [`RouteTable`](crate::route::RouteTable), whose targets are services
+//! in this process or [`Upstream`]s behind [`Forward`](crate::proxy::Forward).
+//!
+//! 1. What is ambiguous is refused: a request without one valid host, a path without a normal form, `CONNECT`.
+//! 2. No rule: 404. A backend that is invalid, or no backend: 500, for its share of the rule's weights. A backend without
+//!    an endpoint that may be tried: 503. An upstream that fails: 502. One that is late: 504.
+//! 3. A backend named as a [local service](GatewayBuilder::local) is that service, whatever else has that name.
+//! 4. [`apply`](Gateway::apply) replaces everything at once: each request is served by one configuration from beginning to
+//!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay
+//!    keep their connections and what their balancers know, also when their endpoints change.
+//!
+//! # Example
+//! ```
+//! # tokio_test::block_on(async {
+//! use http::{Request, StatusCode};
+//! use portcullis::{Body, config::{BackendRef, Config, Match, Route, Rule}, gateway::Gateway};
+//! use tower::ServiceExt;
+//!
+//! let config = Config {
+//!     routes: vec![Route {
+//!         rules: vec![Rule {
+//!             matches: vec![Match::prefix("/checkout")],
+//!             backends: vec![BackendRef::new("checkout")],
+//!             ..Rule::default()
+//!         }],
+//!         ..Route::named("shop")
+//!     }],
+//!     ..Config::default()
+//! };
+//! let checkout = axum::Router::new().fallback(|| async { "paid" });
+//! let gateway = Gateway::builder(config).local("checkout", checkout).build()?;
+//!
+//! let ask = |path: &str| Request::get(path).header("host", "shop.example.com").body(Body::empty());
+//! assert_eq!(gateway.clone().oneshot(ask("/checkout/42")?).await?.status(), StatusCode::OK);
+//! assert_eq!(gateway.clone().oneshot(ask("/other")?).await?.status(), StatusCode::NOT_FOUND);
+//! assert_eq!(gateway.explain(&ask("/checkout/42")?)?.winner().unwrap().backend(), Some("checkout"));
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+
+mod builder;
+#[cfg(feature = "tls")]
+mod certificates;
+mod compile;
+mod dispatch;
+mod explain;
+mod list;
+mod local;
+#[cfg(test)]
+mod tests;
+
+#[cfg(feature = "tls")]
+pub use self::certificates::GatewayCertificates;
+pub use self::{
+    builder::GatewayBuilder,
+    compile::BuildError,
+    explain::{ExplainedBackend, Explanation, Winner},
+    list::RouteList,
+};
+
+#[cfg(feature = "metrics")]
+use std::collections::{HashMap, HashSet};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use pin_project::pin_project;
+use tower_service::Service;
+
+use self::{
+    compile::{Compiler, Snapshot},
+    dispatch::Dispatch,
+};
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Metrics;
+use crate::{
+    Body, BoxError, config::Config, forwarded::Forwarded, proxy::Tunnels, respond::Respond, route::path::InvalidPath,
+    telemetry::Telemetry, upstream::Upstream,
+};
+
+/// A configuration compiled into one service. Clones share everything.
+#[derive(Clone)]
+pub struct Gateway {
+    stack: Stack,
+    shared: Arc<Shared>,
+}
+
+type Stack = Telemetry<Respond<Forwarded<Dispatch>>>;
+
+/// The future of a request to a [`Gateway`].
+#[pin_project]
+pub struct ResponseFuture(#[pin] <Stack as Service<Request<Body>>>::Future);
+
+struct Shared {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    compiler: Compiler,
+    tunnels: Tunnels,
+    /// Configurations are applied one after the other.
+    applying: Mutex<()>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<Metrics>,
+}
+
+impl Gateway {
+    /// A gateway for `config`, to be completed with local services and settings.
+    pub fn builder(config: Config) -> GatewayBuilder {
+        GatewayBuilder::new(config)
+    }
+
+    /// A gateway for what is in a file or folder: Kubernetes manifests, or a YAML file of our own. Warnings are logged. To
+    /// have it follow changes, see [`source::reload`](crate::source::reload).
+    ///
+    /// # Errors
+    /// When something there cannot be read: each place by file, line and field.
+    #[cfg(feature = "yaml")]
+    pub fn from_path(path: impl Into<std::path::PathBuf>) -> Result<GatewayBuilder, crate::source::LoadError> {
+        let loaded = crate::source::load([path])?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self::builder(loaded.config))
+    }
+
+    /// Replaces the configuration in one swap; see the [module docs](self) for what is kept.
+    ///
+    /// # Errors
+    /// When the configuration cannot be served; the old one stays in place.
+    pub fn apply(&self, config: Config) -> Result<(), BuildError> {
+        let _applying = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.shared.compiler.compile(config, Some(&self.shared.snapshot.load()))?;
+        next.take_over();
+        self.shared.snapshot.store(Arc::new(next));
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &self.shared.metrics {
+            self.shared.retain_series(metrics);
+        }
+        Ok(())
+    }
+
+    /// The certificates of the configuration, for a [`Server`](crate::server::Server) to show; they change with it, in the
+    /// same swap.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn certificates(&self) -> GatewayCertificates {
+        GatewayCertificates::new(self.shared.snapshot.clone())
+    }
+
+    /// Where a request would go, and why the other rules lost.
+    ///
+    /// # Errors
+    /// When the request's path has no normal form: it would be answered 400.
+    pub fn explain<B>(&self, request: &Request<B>) -> Result<Explanation, InvalidPath> {
+        Explanation::of(&self.shared.snapshot.load(), request)
+    }
+
+    /// The configuration that is served.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.snapshot.load().config.clone()
+    }
+
+    /// The routes that are served, as text.
+    #[must_use]
+    pub fn routes(&self) -> RouteList {
+        RouteList(self.config())
+    }
+
+    /// The upstreams that are served, in no particular order.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<Upstream> {
+        self.shared.snapshot.load().upstreams().cloned().collect()
+    }
+
+    /// The upgraded connections that go through here. They outlive their requests: a server that drains has to wait for
+    /// them, and to end them.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.shared.tunnels
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Shared {
+    /// Drops the series of routes and backends that are no longer there.
+    fn retain_series(&self, metrics: &Metrics) {
+        let snapshot = self.snapshot.load();
+        let mut routes: HashMap<&str, HashSet<&str>> = HashMap::new();
+        for route in &snapshot.config.routes {
+            let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+            routes.entry(&route.name).or_default().extend(backends.map(|backend| backend.name.as_str()));
+        }
+        metrics.retain(|route, upstream| {
+            route.is_empty()
+                || routes.get(route).is_some_and(|backends| upstream.is_empty() || backends.contains(upstream))
+        });
+    }
+}
+
+impl<B> Service<Request<B>> for Gateway
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        ResponseFuture(self.stack.call(request.map(Body::new)))
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().0.poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("snapshot", &*self.shared.snapshot.load()).finish_non_exhaustive()
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 
@@ -21,6 +21,7 @@ pub struct ResponseFuture<F> {
     #[pin]
     state: State<F>,
     dialect: Dialect,
+    version: Version,
     exchange: Option<Exchange>,
     member: Arc<str>,
 }
@@ -35,6 +36,7 @@ impl<F> ResponseFuture<F> {
     pub(super) fn new(
         answer: Result<F, Error>,
         dialect: Dialect,
+        version: Version,
         exchange: Option<Exchange>,
         member: Arc<str>,
     ) -> Self {
@@ -42,7 +44,7 @@ impl<F> ResponseFuture<F> {
             Ok(future) => State::Called(future),
             Err(error) => State::Unready(Some(error)),
         };
-        Self { state, dialect, exchange, member }
+        Self { state, dialect, version, exchange, member }
     }
 }
 
@@ -72,12 +74,20 @@ where
         };
         if let Some(outcome) = response.extensions().get::<Outcome>().copied() {
             proxy_status::write(response.headers_mut(), this.member, outcome);
+            if *this.version <= Version::HTTP_11 && leaves_doubt(outcome) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             if let Some(exchange) = this.exchange {
                 exchange.update(|record| record.outcome = Some(outcome));
             }
         }
         Poll::Ready(Ok(response))
     }
+}
+
+/// Whether it is in doubt where the request ends and the next would begin.
+fn leaves_doubt(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::BadRequest | Outcome::NotImplemented | Outcome::BodyTooLarge | Outcome::RequestTimeout)
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

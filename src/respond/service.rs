@@ -59,11 +59,12 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let dialect = Dialect::of(request.headers());
+        let version = request.version();
         let exchange = Exchange::of(request.extensions()).cloned();
         let answer = match self.unready.take() {
             Some(error) => Err(error),
             None => Ok(self.inner.call(request)),
         };
-        ResponseFuture::new(answer, dialect, exchange, Arc::clone(&self.member))
+        ResponseFuture::new(answer, dialect, version, exchange, Arc::clone(&self.member))
     }
 }

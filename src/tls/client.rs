@@ -98,6 +98,12 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), name })
     }
 
+    /// The same TLS towards a server that is expected to be certified for its address.
+    #[must_use]
+    pub fn named_by(&self, address: IpAddr) -> Self {
+        Self { config: Arc::clone(&self.config), name: ServerName::IpAddress(address.into()) }
+    }
+
     /// Handshakes; the answer says whether HTTP/2 is to be spoken.
     pub(crate) async fn connect(
         &self,

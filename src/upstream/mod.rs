@@ -1,3 +1,299 @@
 //! A group of endpoints as one service: discovery, balancing, pools, failover.
+//!
+//! An [`Upstream`] is a Tower service: a request goes in, one of its endpoints answers. What it decides on the way:
+//!
+//! 1. The balancer picks an endpoint among those that may be tried, never one that this request has already tried.
+//! 2. The request goes out on a pooled connection to it.
+//! 3. If no connection could be made, or nothing of the request was sent, the same request is offered to another
+//!    endpoint, whatever its method. If the peer said that it did not process the request (HTTP/2 `REFUSED_STREAM`, or
+//!    `GOAWAY`), or the connection broke before an answer came, another endpoint is tried only where that is safe: the
+//!    request has no body, and in the second case its method is safe (RFC 9110 section 9.2.1).
+//! 4. No request is offered to more than [`max_attempts`](crate::config::Upstream::max_attempts) endpoints.
+//! 5. The attempt is over when the response's body is: only then does the balancer count it out, and its time is the
+//!    latency.
+//!
+//! An endpoint that no connection can be made to is left out for a second, then for longer, until a request that is let
+//! through as a probe finds it back. A status that says the endpoint is failing (5xx, 429) makes the balancer send it
+//! less; the response itself is passed on as it is.
+//!
+//! # Example
+//! ```
+//! # tokio_test::block_on(async {
+//! use portcullis::{Body, Outcome, config::{self, Endpoints}, upstream::Upstream};
+//! use tower::ServiceExt;
+//!
+//! let nobody = Upstream::new(config::Upstream::new("cart", Endpoints::Static(vec![])))?;
+//! let error = nobody.oneshot(http::Request::get("http://cart/").body(Body::empty())?).await.unwrap_err();
+//! assert_eq!(error.outcome(), Outcome::NoEndpoint);
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
 
 pub mod discover;
+mod send;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use self::service::ResponseFuture;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+
+use self::discover::Discover;
+#[cfg(feature = "tls")]
+use crate::tls::client::{ClientTls, ClientTlsError};
+#[cfg(feature = "metrics")]
+use crate::{balance::Availability, telemetry::metrics::UpstreamStats};
+use crate::{
+    balance::{Balancer, EndpointSet, InvalidHashKey},
+    client::{Pool, Target},
+    config,
+};
+
+/// A group of endpoints as one service. Clones share everything.
+#[derive(Clone)]
+pub struct Upstream(Arc<Shared>);
+
+struct Shared {
+    name: Arc<str>,
+    config: config::Upstream,
+    dial: Dial,
+    endpoints: ArcSwap<EndpointSet<Pool>>,
+    /// Whether discovery has answered once: until then a request waits for it instead of finding nobody.
+    discovered: watch::Sender<bool>,
+    discovery: OnceLock<AbortHandle>,
+}
+
+/// How every endpoint is connected to.
+struct Dial {
+    template: Target,
+    limits: config::PoolLimits,
+    /// Whether TLS verifies each endpoint by its own address, there being no other name for it.
+    by_address: bool,
+}
+
+/// How long one attempt of a request may take until the response's head, where a rule says so: a request extension that
+/// takes precedence over [`response_timeout`](crate::config::Upstream::response_timeout).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptTimeout(pub Duration);
+
+/// Why an upstream cannot be made from its configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// What the balancer shall hash is not usable.
+    #[error("upstream `{name}`: {source}")]
+    HashKey {
+        /// The upstream's name.
+        name: String,
+        /// What is wrong.
+        source: InvalidHashKey,
+    },
+    /// TLS towards it is not usable.
+    #[cfg(feature = "tls")]
+    #[error("upstream `{name}`: {source}")]
+    Tls {
+        /// The upstream's name.
+        name: String,
+        /// What is wrong.
+        source: ClientTlsError,
+    },
+    /// TLS is asked for, and the crate was built without it.
+    #[error("upstream `{name}` asks for TLS: enable the feature `tls`")]
+    NoTls {
+        /// The upstream's name.
+        name: String,
+    },
+    /// Its endpoints change by themselves, which needs a task.
+    #[error("upstream `{name}` looks up its endpoints: build it within a tokio runtime")]
+    NoRuntime {
+        /// The upstream's name.
+        name: String,
+    },
+}
+
+impl Upstream {
+    /// The upstream that `config` describes. Where its endpoints are looked up, a task does so until the last clone is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the balancer's hash key or TLS is not usable, or when a lookup is needed outside a tokio runtime.
+    pub fn new(config: config::Upstream) -> Result<Self, BuildError> {
+        let discover = Discover::new(&config.endpoints);
+        Self::discovered_by(config, discover)
+    }
+
+    /// The upstream that `config` describes, with its endpoints from `discover` in place of
+    /// [`config::Upstream::endpoints`].
+    ///
+    /// # Errors
+    /// The same as for [`new`](Self::new).
+    pub fn discovered_by(config: config::Upstream, mut discover: Discover) -> Result<Self, BuildError> {
+        let dial = Dial::new(&config)?;
+        let balancer = Balancer::for_upstream(&config)
+            .map_err(|source| BuildError::HashKey { name: config.name.clone(), source })?;
+        let now = Instant::now();
+        let fixed = discover.take_fixed();
+        let endpoints =
+            EndpointSet::new(balancer, fixed.as_deref().unwrap_or_default(), now, |address| dial.pool(address));
+        let upstream = Self(Arc::new(Shared {
+            name: config.name.as_str().into(),
+            dial,
+            endpoints: ArcSwap::from_pointee(endpoints),
+            discovered: watch::Sender::new(fixed.is_some()),
+            discovery: OnceLock::new(),
+            config,
+        }));
+        if fixed.is_none() {
+            let runtime =
+                Handle::try_current().map_err(|_| BuildError::NoRuntime { name: upstream.0.config.name.clone() })?;
+            let task = runtime.spawn(follow(Arc::downgrade(&upstream.0), discover));
+            let _ = upstream.0.discovery.set(task.abort_handle());
+        }
+        Ok(upstream)
+    }
+
+    /// The name it has in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The configuration it was made from.
+    #[must_use]
+    pub fn config(&self) -> &config::Upstream {
+        &self.0.config
+    }
+
+    /// Replaces the endpoints. Those that stay keep their connections and what the balancer knows of them; requests in
+    /// flight end where they are.
+    pub fn set_endpoints(&self, endpoints: &[config::Endpoint]) {
+        self.0.set_endpoints(endpoints);
+    }
+
+    /// The endpoints as they are now, each with its connections.
+    #[must_use]
+    pub fn endpoints(&self) -> Arc<EndpointSet<Pool>> {
+        self.0.endpoints.load_full()
+    }
+
+    /// Its figures now, for [`Metrics::upstreams`](crate::telemetry::metrics::Metrics::upstreams).
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn stats(&self) -> UpstreamStats {
+        let now = Instant::now();
+        let endpoints = self.endpoints();
+        let mut stats = UpstreamStats { upstream: self.0.name.clone(), ..UpstreamStats::default() };
+        for (endpoint, _) in endpoints.iter() {
+            let pool = endpoint.payload().stats();
+            // HTTP/2 connections carry several requests each.
+            let active = pool.open.min(pool.in_flight);
+            stats.endpoints += 1;
+            stats.endpoints_available += u64::from(endpoint.availability(now) == Availability::Available);
+            stats.connections_active += active as u64;
+            stats.connections_idle += (pool.open - active) as u64;
+            stats.pending_requests += pool.pending as u64;
+        }
+        stats
+    }
+
+    /// The endpoints, once discovery has answered, or has had as long as a connection may take.
+    async fn discovered(&self) -> Arc<EndpointSet<Pool>> {
+        let endpoints = self.endpoints();
+        if !endpoints.is_empty() || *self.0.discovered.borrow() {
+            return endpoints;
+        }
+        let mut discovered = self.0.discovered.subscribe();
+        let _ = timeout(self.0.config.connect_timeout, discovered.wait_for(|answered| *answered)).await;
+        self.endpoints()
+    }
+}
+
+impl Shared {
+    fn set_endpoints(&self, endpoints: &[config::Endpoint]) {
+        let now = Instant::now();
+        self.endpoints.rcu(|set| set.next(endpoints, now, |address| self.dial.pool(address)));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(task) = self.discovery.get() {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps an upstream's endpoints as `discover` finds them, without keeping the upstream.
+async fn follow(upstream: Weak<Shared>, mut discover: Discover) {
+    while let Some(endpoints) = discover.next().await {
+        let Some(upstream) = upstream.upgrade() else { return };
+        tracing::debug!(upstream = &*upstream.name, endpoints = endpoints.len(), "discovered endpoints");
+        upstream.set_endpoints(&endpoints);
+        upstream.discovered.send_replace(true);
+    }
+}
+
+impl Dial {
+    fn new(config: &config::Upstream) -> Result<Self, BuildError> {
+        let mut template = Target::new(SocketAddr::from(([0, 0, 0, 0], 0)));
+        template.protocol = config.protocol;
+        template.connect_timeout = config.connect_timeout;
+        template.response_timeout = config.response_timeout;
+        template.stream_idle_timeout = config.stream_idle_timeout;
+        let mut dial = Self { template, limits: config.pool.clone(), by_address: false };
+        if let Some(tls) = &config.tls {
+            dial.set_tls(config, tls)?;
+        }
+        Ok(dial)
+    }
+
+    #[cfg(feature = "tls")]
+    fn set_tls(&mut self, config: &config::Upstream, tls: &config::UpstreamTls) -> Result<(), BuildError> {
+        let looked_up = match &config.endpoints {
+            config::Endpoints::Dns { host, .. } => Some(host.as_str()),
+            config::Endpoints::Static(_) => None,
+        };
+        self.by_address = tls.server_name.is_none() && looked_up.is_none();
+        // A placeholder where each endpoint's own address takes its place.
+        let name = looked_up.unwrap_or("0.0.0.0");
+        let built = ClientTls::new(tls, name, config.protocol)
+            .map_err(|source| BuildError::Tls { name: config.name.clone(), source })?;
+        self.template.tls = Some(built);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn set_tls(&mut self, config: &config::Upstream, _: &config::UpstreamTls) -> Result<(), BuildError> {
+        Err(BuildError::NoTls { name: config.name.clone() })
+    }
+
+    fn pool(&self, address: SocketAddr) -> Pool {
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS depends on the address"))]
+        let mut target = Target { address, ..self.template.clone() };
+        #[cfg(feature = "tls")]
+        if self.by_address {
+            target.tls = target.tls.map(|tls| tls.named_by(address.ip()));
+        }
+        Pool::new(target, &self.limits)
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}

@@ -82,6 +82,14 @@ impl Discover {
         Self(Source::Changes(Changes::new(stream)))
     }
 
+    /// The list, where it is fixed: no waiting, no task.
+    pub(super) fn take_fixed(&mut self) -> Option<Vec<Endpoint>> {
+        match &mut self.0 {
+            Source::Fixed(endpoints) => Some(endpoints.take().unwrap_or_default()),
+            _ => None,
+        }
+    }
+
     /// Waits for the list to be new and returns all of it; `None` when it will never change again.
     ///
     /// Cancel safe: nothing is lost when the future is dropped, a look-up that was under way is begun again.

@@ -1,0 +1,238 @@
+//! An ingress: Kubernetes manifests in, traffic out.
+//!
+//! Without arguments it shows itself: it starts three backends, serves `examples/manifests/demo.yaml` in front of them with
+//! a certificate made on the spot, and prints what to try. With arguments it is for real use:
+//!
+//! ```text
+//! ingress --manifests PATH [--manifests PATH...] [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]
+//! ```
+//!
+//! PATH is a file or folder of Kubernetes YAML. SIGHUP, or a changed file, loads it again; SIGTERM drains and exits 0.
+//! `RUST_LOG` says what is logged to stderr (default `info`, which includes a line for each request; `warn` leaves those
+//! out).
+
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use axum::Router;
+use portcullis::{
+    BoxError,
+    admin::{Admin, Page, Readiness},
+    config::{Certificate, Config, Host},
+    gateway::Gateway,
+    server::{Server, shutdown_signal},
+    source::{self, Loaded, Source},
+    telemetry::{AccessLog, metrics::Metrics},
+    tls::server::ServerTls,
+};
+use tokio::net::TcpListener;
+
+const USAGE: &str =
+    "usage: ingress [--manifests PATH]... [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+
+    let input = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => Input::read(arguments).await,
+        Err(error) => Err(format!("{error}\n{USAGE}").into()),
+    };
+    let input = match input {
+        Ok(input) => input,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(input).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    manifests: Vec<PathBuf>,
+    bind: IpAddr,
+    http_port: u16,
+    https_port: u16,
+    admin: Option<SocketAddr>,
+}
+
+impl Arguments {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, BoxError> {
+        let mut arguments = Self {
+            manifests: Vec::new(),
+            bind: Ipv4Addr::LOCALHOST.into(),
+            http_port: 8080,
+            https_port: 8443,
+            admin: None,
+        };
+        while let Some(option) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{option} needs a value"));
+            let wrong = |error: BoxError| format!("{option}: {error}");
+            match option.as_str() {
+                "--manifests" => arguments.manifests.push(value()?.into()),
+                "--bind" => arguments.bind = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
+                "--http-port" => arguments.http_port = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
+                "--https-port" => arguments.https_port = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
+                "--admin" => arguments.admin = Some(value()?.parse().map_err(|e| wrong(Box::new(e)))?),
+                _ => return Err(format!("unknown option {option}").into()),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+/// What is served: a gateway that has accepted its configuration.
+struct Input {
+    arguments: Arguments,
+    gateway: Gateway,
+    metrics: Metrics,
+    /// Where the configuration came from, to load it again; the demo's does not change.
+    watch: Option<(Source, source::Fingerprint)>,
+    /// Shown for names that no certificate of the configuration covers.
+    fallback: Certificate,
+}
+
+impl Input {
+    async fn read(arguments: Arguments) -> Result<Self, BoxError> {
+        let fallback = self_signed()?;
+        let (loaded, source) = if arguments.manifests.is_empty() {
+            (demo(&fallback).await?, None)
+        } else {
+            let source = Source::new(arguments.manifests.clone());
+            (source.load()?, Some(source))
+        };
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        let metrics = Metrics::new();
+        let gateway = Gateway::builder(with_fallback(loaded.config, &fallback))
+            .recorder(AccessLog::new())
+            .metrics(&metrics)
+            .build()?;
+        let watch = source.map(|source| (source, loaded.files));
+        Ok(Self { arguments, gateway, metrics, watch, fallback })
+    }
+}
+
+async fn run(input: Input) -> Result<(), BoxError> {
+    let Input { arguments, gateway, metrics, watch, fallback } = input;
+    let tls = ServerTls::new(gateway.certificates())?;
+    let server = Server::default()
+        .http((arguments.bind, arguments.http_port))
+        .https((arguments.bind, arguments.https_port), tls)
+        .bind()?;
+    let readiness = Readiness::new();
+    if let Some(address) = arguments.admin {
+        let routes = gateway.clone();
+        let admin = Admin::new().readiness(&readiness).metrics(&metrics).page(
+            "/routes",
+            "the routes that are served",
+            move || Page::text(routes.routes().to_string()),
+        );
+        tokio::spawn(Server::default().http(address).bind()?.serve(admin));
+    }
+    if let Some((source, files)) = watch {
+        let watcher = source.watch(&files).on_hangup()?;
+        let gateway = gateway.clone();
+        tokio::spawn(source::reload(watcher, move |loaded: Loaded| {
+            gateway.apply(with_fallback(loaded.config, &fallback))
+        }));
+    }
+
+    let shutdown = shutdown_signal()?;
+    announce(server.local_addrs(), arguments.manifests.is_empty())?;
+    readiness.set_ready();
+    let report = server
+        .serve_with_shutdown(gateway, async {
+            shutdown.await;
+            readiness.set_draining();
+        })
+        .await;
+    if report.cut > 0 {
+        tracing::warn!(connections = report.cut, "cut at the end of the drain");
+    }
+    Ok(())
+}
+
+fn announce(addresses: &[SocketAddr], demo: bool) -> std::io::Result<()> {
+    let (http, https) = (addresses[0], addresses[1]);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ready: http://{http} and https://{https}")?;
+    if demo {
+        writeln!(out, "try:")?;
+        writeln!(out, "  curl http://shop.localhost:{}/ --resolve '*:{}:{}'", http.port(), http.port(), http.ip())?;
+        writeln!(
+            out,
+            "  curl -k https://shop.localhost:{}/cart --resolve '*:{}:{}'",
+            https.port(),
+            https.port(),
+            https.ip()
+        )?;
+        writeln!(
+            out,
+            "  curl -k --http2 https://my.blog.localhost:{}/ -w '%{{http_version}}\\n' --resolve '*:{}:{}'",
+            https.port(),
+            https.port(),
+            https.ip()
+        )?;
+    }
+    out.flush()
+}
+
+/// The demonstration: three backends, and the manifest that leads to them.
+async fn demo(certificate: &Certificate) -> Result<Loaded, BoxError> {
+    let mut manifest = include_str!("manifests/demo.yaml").to_owned();
+    for (name, port) in [("web-1", 9101), ("web-2", 9102), ("cart-1", 9103)] {
+        // If something else has the port, another will do.
+        let listener = match TcpListener::bind(("127.0.0.1", port)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind("127.0.0.1:0").await?,
+        };
+        manifest = manifest.replace(&format!("port: {port}"), &format!("port: {}", listener.local_addr()?.port()));
+        let app = Router::new().fallback(move |request: axum::extract::Request| async move {
+            format!("{name} answers {} {}\n", request.method(), request.uri())
+        });
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    }
+    let text = |pem: &[u8]| String::from_utf8_lossy(pem).replace('\n', "\n    ");
+    manifest += &format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: demo-tls }}\ntype: kubernetes.io/tls\nstringData:\n  \
+         tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        text(&certificate.chain),
+        text(&certificate.key)
+    );
+    Ok(source::parse("examples/manifests/demo.yaml", &manifest)?)
+}
+
+/// A certificate for this machine alone, valid for as long as the process lives.
+fn self_signed() -> Result<Certificate, BoxError> {
+    let names = ["localhost", "shop.localhost", "*.blog.localhost"].map(String::from);
+    let made = rcgen::generate_simple_self_signed(names)?;
+    Ok(Certificate {
+        origin: "self-signed certificate".into(),
+        hosts: vec![Host::Any],
+        chain: made.cert.pem().into(),
+        key: made.signing_key.serialize_pem().into(),
+    })
+}
+
+fn with_fallback(mut config: Config, fallback: &Certificate) -> Config {
+    config.certificates.push(fallback.clone());
+    config
+}

@@ -1,0 +1,146 @@
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use ipnet::IpNet;
+use tower::ServiceBuilder;
+use tower_service::Service;
+
+use super::{
+    BuildError, Gateway, Shared,
+    compile::Compiler,
+    dispatch::Dispatch,
+    local::{Local, Locals},
+};
+use crate::{
+    Body, BoxError,
+    config::Config,
+    forwarded::ForwardedLayer,
+    proxy::{ForwardLayer, Tunnels},
+    respond::RespondLayer,
+    telemetry::{Recorder, TelemetryLayer},
+};
+#[cfg(feature = "metrics")]
+use crate::{telemetry::metrics::Metrics, upstream::Upstream};
+
+/// Completes a [`Gateway`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct GatewayBuilder {
+    config: Config,
+    locals: Locals,
+    forwarded: ForwardedLayer,
+    forward: ForwardLayer,
+    respond: RespondLayer,
+    telemetry: TelemetryLayer,
+    #[cfg(feature = "metrics")]
+    metrics: Option<Metrics>,
+}
+
+impl GatewayBuilder {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            locals: Locals::default(),
+            forwarded: ForwardedLayer::new(),
+            forward: ForwardLayer::new(),
+            respond: RespondLayer::new(),
+            telemetry: TelemetryLayer::new(),
+            #[cfg(feature = "metrics")]
+            metrics: None,
+        }
+    }
+
+    /// Lets a service of this process answer for a backend: nothing goes over a socket. `name` is a backend's whole
+    /// name, or, for Kubernetes Services, `namespace/service`, whatever the port. It may name backends that only a later
+    /// configuration has.
+    ///
+    /// The service gets the request as the client sent it, but for what an untrusted client said of itself; an upgrade
+    /// (WebSocket) works, as the connection is the client's own.
+    pub fn local<S, B>(mut self, name: impl Into<String>, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.locals.insert(name.into(), Local::new(service));
+        self
+    }
+
+    /// The networks whose word on who the client is counts: load balancers and proxies in front of this one. Default
+    /// none.
+    pub fn trust(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.forwarded = self.forwarded.trust(networks);
+        self
+    }
+
+    /// Replaces the layer that settles who the client is. Default: [`ForwardedLayer::new`].
+    pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
+        self.forwarded = layer;
+        self
+    }
+
+    /// Replaces the layer that forwards to upstreams. Default: [`ForwardLayer::new`].
+    pub fn forward(mut self, layer: ForwardLayer) -> Self {
+        self.forward = layer;
+        self
+    }
+
+    /// Replaces the layer that answers for errors. Default: [`RespondLayer::new`].
+    pub fn respond(mut self, layer: RespondLayer) -> Self {
+        self.respond = layer;
+        self
+    }
+
+    /// Adds a recorder of every request: metrics, an access log, the application's own. Default none.
+    pub fn recorder(mut self, recorder: impl Recorder) -> Self {
+        self.telemetry = self.telemetry.recorder(recorder);
+        self
+    }
+
+    /// Counts every request in `metrics`, and shows the upstreams' state there; what a new configuration no longer has is
+    /// dropped from them. Default none.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, metrics: &Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        self.recorder(metrics.clone())
+    }
+
+    /// Compiles the configuration.
+    ///
+    /// # Errors
+    /// When the configuration cannot be served: what is wrong, and where.
+    pub fn build(self) -> Result<Gateway, BuildError> {
+        let tunnels = Tunnels::new();
+        let compiler = Compiler::new(self.locals, self.forward.tunnels(tunnels.clone()));
+        let snapshot = compiler.compile(self.config, None)?;
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let stack = ServiceBuilder::new()
+            .layer(self.telemetry)
+            .layer(self.respond)
+            .layer(self.forwarded)
+            .service(Dispatch::new(snapshot.clone()));
+        let shared = Shared {
+            snapshot,
+            compiler,
+            tunnels,
+            applying: Mutex::new(()),
+            #[cfg(feature = "metrics")]
+            metrics: self.metrics,
+        };
+        let gateway = Gateway { stack, shared: Arc::new(shared) };
+        #[cfg(feature = "metrics")]
+        if let Some(metrics) = &gateway.shared.metrics {
+            // Weak: the gateway has the metrics, not they it.
+            let shared = Arc::downgrade(&gateway.shared);
+            metrics.upstreams(move || {
+                let snapshot = shared.upgrade().map(|shared| shared.snapshot.load_full());
+                snapshot.iter().flat_map(|snapshot| snapshot.upstreams().map(Upstream::stats)).collect()
+            });
+        }
+        Ok(gateway)
+    }
+}

@@ -1,0 +1,275 @@
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tower::ServiceExt;
+
+use super::*;
+use crate::{Body, Error, Outcome, Sent, config::Endpoints, exchange::Exchange, upstream::discover::Dns};
+
+/// Counts connections and requests.
+#[derive(Clone, Default)]
+struct Seen {
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Seen {
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// A backend that answers with the body it was sent.
+async fn echo() -> (SocketAddr, Seen) {
+    let seen = Seen::default();
+    let requests = seen.requests.clone();
+    let app = Router::new().fallback(move |body: String| {
+        requests.fetch_add(1, Ordering::SeqCst);
+        async move { body }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = seen.connections.clone();
+    let listener = axum::serve::ListenerExt::tap_io(listener, move |_| {
+        connections.fetch_add(1, Ordering::SeqCst);
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (address, seen)
+}
+
+/// A backend that reads a request and closes without a byte of answer.
+async fn resetting() -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Seen::default();
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            counted.connections.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.read(&mut [0; 4096]).await;
+            counted.requests.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.shutdown().await;
+        }
+    });
+    (address, seen)
+}
+
+/// A backend that takes connections and says nothing.
+async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            open.push(socket);
+        }
+    });
+    address
+}
+
+/// An address nobody listens on.
+async fn closed() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Round robin, so that which endpoint comes first does not depend on chance for long.
+fn upstream(endpoints: impl IntoIterator<Item = SocketAddr>) -> config::Upstream {
+    config::Upstream {
+        balancer: config::Balancer::RoundRobin,
+        ..config::Upstream::new("test", Endpoints::fixed(endpoints))
+    }
+}
+
+fn request(method: Method, body: &'static str) -> (Request<Body>, Exchange) {
+    let exchange = Exchange::begin();
+    let mut request = Request::new(Body::from(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = "http://test/".parse().unwrap();
+    request.extensions_mut().insert(exchange.clone());
+    (request, exchange)
+}
+
+async fn ask(upstream: &Upstream, method: Method, body: &'static str) -> Result<String, Error> {
+    let response = upstream.clone().oneshot(request(method, body).0).await?;
+    Ok(String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap())
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_passed_over_within_the_request_whatever_its_method() {
+    let (alive, seen) = echo().await;
+    for method in [Method::GET, Method::POST, Method::PATCH] {
+        // A new upstream each: nothing is known yet of the dead endpoint, and it may come first or second.
+        for _ in 0..4 {
+            let upstream = Upstream::new(upstream([closed().await, alive])).unwrap();
+            assert_eq!(ask(&upstream, method.clone(), "body").await.unwrap(), "body");
+        }
+    }
+    assert_eq!(seen.requests(), 12, "each request arrived once");
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_is_left_out_of_the_requests_that_follow() {
+    let (alive, _) = echo().await;
+    let upstream = Upstream::new(config::Upstream { panic_threshold: 0, ..upstream([closed().await, alive]) }).unwrap();
+    let mut attempts = 0;
+    for _ in 0..20 {
+        let (request, exchange) = request(Method::GET, "");
+        upstream.clone().oneshot(request).await.unwrap();
+        attempts += exchange.record().attempts;
+    }
+    assert_eq!(attempts, 21, "only one of the requests met it");
+}
+
+#[tokio::test]
+async fn after_a_reset_only_safe_methods_go_elsewhere() {
+    let (alive, alive_saw) = echo().await;
+    let (broken, broken_saw) = resetting().await;
+
+    for _ in 0..4 {
+        let upstream = Upstream::new(upstream([broken, alive])).unwrap();
+        assert_eq!(ask(&upstream, Method::GET, "").await.unwrap(), "");
+    }
+    assert_eq!(alive_saw.requests(), 4);
+
+    let before = (alive_saw.requests(), broken_saw.requests());
+    let mut failed = 0;
+    for _ in 0..8 {
+        let upstream = Upstream::new(upstream([broken, alive])).unwrap();
+        if let Err(error) = ask(&upstream, Method::POST, "").await {
+            assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
+            failed += 1;
+        }
+    }
+    assert_eq!(broken_saw.requests() - before.1, failed, "what reached the broken one ended there");
+    assert_eq!(alive_saw.requests() - before.0, 8 - failed);
+}
+
+#[tokio::test]
+async fn attempts_are_capped_and_counted() {
+    let mut dead = Vec::new();
+    for _ in 0..6 {
+        dead.push(closed().await);
+    }
+    let upstream = Upstream::new(upstream(dead)).unwrap();
+    let (request, exchange) = request(Method::GET, "");
+    let error = upstream.oneshot(request).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::ConnectFailed);
+    assert_eq!(exchange.record().attempts, 3);
+    assert!(exchange.record().endpoint.is_some());
+}
+
+#[tokio::test]
+async fn an_endpoint_is_tried_once_a_request_even_when_it_is_the_only_one() {
+    let upstream = Upstream::new(upstream([closed().await])).unwrap();
+    let (request, exchange) = request(Method::GET, "");
+    assert_eq!(upstream.oneshot(request).await.unwrap_err().outcome(), Outcome::ConnectFailed);
+    assert_eq!(exchange.record().attempts, 1);
+}
+
+#[tokio::test]
+async fn endpoints_that_stay_keep_their_connections() {
+    let (alive, seen) = echo().await;
+    let upstream = Upstream::new(upstream([alive])).unwrap();
+    ask(&upstream, Method::GET, "").await.unwrap();
+    for _ in 0..10 {
+        upstream.set_endpoints(&[alive.into(), closed().await.into()]);
+        upstream.set_endpoints(&[alive.into()]);
+        ask(&upstream, Method::GET, "").await.unwrap();
+    }
+    assert_eq!((seen.requests(), seen.connections()), (11, 1));
+}
+
+#[tokio::test]
+async fn a_removed_endpoint_finishes_what_it_has_begun() {
+    let (old, _) = echo().await;
+    let (new, new_saw) = echo().await;
+    let upstream = Upstream::new(upstream([old])).unwrap();
+    let response = upstream.clone().oneshot(request(Method::POST, "still here").0).await.unwrap();
+    upstream.set_endpoints(&[new.into()]);
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "still here");
+    ask(&upstream, Method::GET, "").await.unwrap();
+    assert_eq!(new_saw.requests(), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_is_in_flight_until_the_body_ends() {
+    let (alive, _) = echo().await;
+    let upstream = Upstream::new(upstream([alive])).unwrap();
+    let in_flight = || upstream.endpoints().iter().map(|(endpoint, _)| endpoint.in_flight()).sum::<u32>();
+
+    let response = upstream.clone().oneshot(request(Method::POST, "body").0).await.unwrap();
+    assert_eq!(in_flight(), 1);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(in_flight(), 0);
+
+    let response = upstream.clone().oneshot(request(Method::POST, "body").0).await.unwrap();
+    drop(response);
+    assert_eq!(in_flight(), 0, "a body that is dropped gives its place back");
+}
+
+#[tokio::test]
+async fn a_rules_limit_on_an_attempt_is_kept() {
+    let upstream = Upstream::new(upstream([silent().await])).unwrap();
+    let (mut request, _) = request(Method::GET, "");
+    request.extensions_mut().insert(AttemptTimeout(Duration::from_millis(50)));
+    let error = upstream.clone().oneshot(request).await.unwrap_err();
+    assert_eq!((error.outcome(), error.status()), (Outcome::UpstreamTimeout, StatusCode::GATEWAY_TIMEOUT));
+    let in_flight: u32 = upstream.endpoints().iter().map(|(endpoint, _)| endpoint.in_flight()).sum();
+    assert_eq!(in_flight, 0);
+}
+
+#[tokio::test]
+async fn the_first_requests_wait_for_discovery_and_no_longer_than_for_a_connection() {
+    let (alive, _) = echo().await;
+    let (answer, asked) = tokio::sync::oneshot::channel::<()>();
+    let asked = Arc::new(tokio::sync::Mutex::new(Some(asked)));
+    let dns = Dns::new("backend.test", alive.port()).resolver(move |_: String, _: u16| {
+        let asked = asked.clone();
+        async move {
+            if let Some(asked) = asked.lock().await.take() {
+                let _ = asked.await;
+            }
+            Ok(vec![alive])
+        }
+    });
+    let by_name = Upstream::discovered_by(upstream([]), Discover::dns(dns)).unwrap();
+    let waiting = tokio::spawn({
+        let by_name = by_name.clone();
+        async move { ask(&by_name, Method::GET, "").await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    answer.send(()).unwrap();
+    waiting.await.unwrap().unwrap();
+
+    let never =
+        Dns::new("backend.test", 80).resolver(|_: String, _: u16| pending::<std::io::Result<Vec<SocketAddr>>>());
+    let config = config::Upstream { connect_timeout: Duration::from_millis(50), ..upstream([]) };
+    let lost = Upstream::discovered_by(config, Discover::dns(never)).unwrap();
+    assert_eq!(ask(&lost, Method::GET, "").await.unwrap_err().outcome(), Outcome::NoEndpoint);
+}
+
+#[test]
+fn lookups_need_a_runtime_and_say_so() {
+    let endpoints = Endpoints::Dns { host: "backend.test".into(), port: 80, refresh: Duration::from_secs(5) };
+    let error = Upstream::new(config::Upstream::new("far", endpoints)).unwrap_err();
+    assert!(error.to_string().contains("`far`") && error.to_string().contains("runtime"), "{error}");
+}
