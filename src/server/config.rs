@@ -99,13 +99,13 @@ pub struct MinimumRate {
     pub bytes_per_second: u32,
     /// How long a client may be waited for before the rate counts. Default: 5 s (Kestrel).
     pub grace: Duration,
-    /// How long a client may pause that was faster before. Default: 60 s (nginx's client_body_timeout and
-    /// send_timeout).
+    /// How long a client may pause that was faster before. Default: 30 s (half of nginx's client_body_timeout and
+    /// send_timeout, which start anew with every byte).
     pub longest_pause: Duration,
 }
 
 impl Default for MinimumRate {
     fn default() -> Self {
-        Self { bytes_per_second: 240, grace: Duration::from_secs(5), longest_pause: Duration::from_secs(60) }
+        Self { bytes_per_second: 240, grace: Duration::from_secs(5), longest_pause: Duration::from_secs(30) }
     }
 }

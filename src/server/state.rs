@@ -19,8 +19,8 @@ use super::{
     wait::{BodyWait, Direction},
 };
 
-/// How long a client may take to close, once it was told that the connection ends.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How long a client may take to close, once it was told that the connection ends (Envoy's `delayed_close_timeout`).
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// Looks at the clock are no closer than this, whatever the settings.
 const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 /// How long a rejected upload is read and thrown away, so that the client comes to read the answer (nginx's

@@ -68,7 +68,7 @@ async fn a_log_line_cannot_be_forged() {
     let echo = Echo::start("app").await;
     let ingress = Ingress::start(&everything_to(&[echo.addr])).await;
     let from = ingress.stderr().len();
-    get(ingress.http, "a.example", "/%0aforged%0d%0aline?\u{1b}[31m").await;
+    get(ingress.http, "a.example", "/%20forged?%0aforged%0d%0aline%1b[31m").await;
     ingress.logged(from, &["forged"]).await;
     let log = ingress.stderr().split_off(from);
     assert!(!log.contains("\nforged") && !log.contains("\nline"), "{log}");

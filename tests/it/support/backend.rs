@@ -368,6 +368,14 @@ impl Peer {
         }
     }
 
+    /// What comes next of the body, as it comes; nothing at the end of the connection.
+    pub(crate) async fn piece(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.unread.drain(..).collect())
+    }
+
     async fn fill(&mut self) -> io::Result<usize> {
         let before = self.unread.len();
         let read = self.stream.read_buf(&mut self.unread).await?;
