@@ -11,7 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 
-use super::{failure, lease::Lease, shared::Shared, watch::Watch};
+use super::{failure, http2::Begun, lease::Lease, shared::Shared, watch::Watch};
 use crate::{Body, BoxError, Error, Outcome, Sent};
 
 /// A request's body. That it is dropped means that nothing more of it will be sent: then all of it was, or the
@@ -24,6 +24,9 @@ pub(super) struct Upload {
 struct Progress {
     watch: Arc<Watch>,
     shared: Arc<Shared>,
+    /// Where an HTTP/2 session wants to hear of it.
+    begun: Option<Begun>,
+    polled: bool,
 }
 
 /// Stands in for the error of a request's body, which waits in the watch.
@@ -33,10 +36,15 @@ struct Stopped;
 
 impl Upload {
     /// Starts the watch with the request.
-    pub(super) fn new(body: Body, watch: &Arc<Watch>, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(body: Body, watch: &Arc<Watch>, shared: &Arc<Shared>, begun: Option<&Begun>) -> Self {
         let uploading = !body.is_end_stream();
         watch.begin(&shared.clock, uploading);
-        let progress = uploading.then(|| Progress { watch: Arc::clone(watch), shared: Arc::clone(shared) });
+        let progress = uploading.then(|| Progress {
+            watch: Arc::clone(watch),
+            shared: Arc::clone(shared),
+            begun: begun.cloned(),
+            polled: false,
+        });
         Self { body, progress }
     }
 
@@ -52,10 +60,15 @@ impl HttpBody for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let Some(Progress { watch, shared }) = &this.progress else {
+        let Some(Progress { watch, shared, begun, polled }) = &mut this.progress else {
             return Pin::new(&mut this.body).poll_frame(cx);
         };
-        if watch.poll_aborted(cx).is_ready() {
+        if !std::mem::replace(polled, true)
+            && let Some(begun) = begun
+        {
+            begun.set(Arc::clone(watch));
+        }
+        if watch.is_aborted() {
             return Poll::Ready(Some(Err(Stopped.into())));
         }
         match Pin::new(&mut this.body).poll_frame(cx) {
@@ -85,7 +98,10 @@ impl HttpBody for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Some(Progress { watch, shared }) = self.progress.take() {
+        if let Some(Progress { watch, shared, begun, .. }) = self.progress.take() {
+            if let Some(begun) = begun {
+                begun.clear(&watch);
+            }
             watch.upload_done(&shared.clock);
         }
     }

@@ -4,7 +4,10 @@ use std::{
     fmt,
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -87,7 +90,36 @@ impl Drop for Slot {
 /// A connection's bytes, and its place in the pool.
 pub(super) struct Io {
     stream: Stream,
-    _slot: Arc<Slot>,
+    slot: Arc<Slot>,
+    blocked: Blocked,
+}
+
+/// Whether bytes wait to be written because the peer does not read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocked(Arc<AtomicBool>);
+
+impl Blocked {
+    pub(super) fn get(&self) -> bool {
+        self.0.load(SeqCst)
+    }
+
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        // Read first: it seldom changes.
+        if self.get() != written.is_pending() {
+            self.0.store(written.is_pending(), SeqCst);
+        }
+        written
+    }
+}
+
+impl Io {
+    pub(super) fn blocked(&self) -> &Blocked {
+        &self.blocked
+    }
+
+    pub(super) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
 }
 
 enum Stream {
@@ -115,7 +147,7 @@ pub(super) async fn connect(slot: Arc<Slot>) -> Result<(Io, Http), ConnectError>
     } else {
         tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::new(Outcome::ConnectTimeout))??
     };
-    Ok((Io { stream, _slot: slot }, http))
+    Ok((Io { stream, slot, blocked: Blocked::default() }, http))
 }
 
 async fn dial(target: &Target, connector: &Connector) -> Result<(Stream, Http), ConnectError> {
@@ -148,7 +180,7 @@ async fn tcp(target: &Target) -> io::Result<TcpStream> {
 
 macro_rules! delegate {
     ($self:ident, $stream:ident => $body:expr) => {
-        match &mut $self.get_mut().stream {
+        match &mut $self.as_mut().get_mut().stream {
             Stream::Tcp($stream) => $body,
             #[cfg(feature = "tls")]
             Stream::Tls($stream) => $body,
@@ -159,30 +191,33 @@ macro_rules! delegate {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = delegate!(self, stream => Pin::new(stream).poll_write(cx, bytes));
+        self.blocked.note(written)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = delegate!(self, stream => Pin::new(stream).poll_flush(cx));
+        self.blocked.note(flushed)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        let written = delegate!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices));
+        self.blocked.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

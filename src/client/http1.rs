@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{
     body::Upload,
-    connect::{ConnectError, Io},
+    connect::{Blocked, ConnectError, Io},
     watch::Watch,
 };
 use crate::Outcome;
@@ -22,12 +22,14 @@ pub(super) struct Http1 {
     pub(super) watch: Arc<Watch>,
     /// Whether it has served a request before.
     pub(super) reused: bool,
+    blocked: Blocked,
     kill: Option<oneshot::Sender<()>>,
 }
 
 impl Http1 {
     /// Starts the connection's task, on the current runtime.
     pub(super) async fn start(io: Io) -> Result<Self, ConnectError> {
+        let blocked = io.blocked().clone();
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD)
             .handshake(TokioIo::new(io))
@@ -52,7 +54,12 @@ impl Http1 {
             })
             .await;
         });
-        Ok(Self { sender, watch: Arc::new(Watch::new()), reused: false, kill: Some(kill) })
+        Ok(Self { sender, watch: Arc::new(Watch::new()), reused: false, blocked, kill: Some(kill) })
+    }
+
+    /// Whether all of the request was sent: its body was read to the end, and does not lie in a buffer.
+    pub(super) fn has_sent_all(&self) -> bool {
+        !self.watch.is_uploading() && !self.blocked.get()
     }
 
     /// Lets the connection live on its own, after an upgrade.

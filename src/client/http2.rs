@@ -4,13 +4,13 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use hyper::client::conn::http2::{self, SendRequest};
@@ -18,9 +18,10 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     body::Upload,
-    connect::{ConnectError, Io},
+    connect::{ConnectError, Io, Slot},
     http1::MAX_HEAD,
     shared::Shared,
+    watch::Watch,
 };
 use crate::Outcome;
 
@@ -45,13 +46,36 @@ pub(super) struct Session {
     retired: AtomicBool,
     /// The pool's tick after the one in which it last answered; zero before.
     heard: AtomicU64,
+    /// Gone once the socket is closed.
+    pub(super) slot: Weak<Slot>,
+    /// Where the next request's upload is left to be found by the task that sends it.
+    pub(super) begun: Begun,
+}
+
+/// The upload that was last begun.
+#[derive(Clone, Default)]
+pub(super) struct Begun(Arc<Mutex<Option<Arc<Watch>>>>);
+
+impl Begun {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Watch>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, watch: Arc<Watch>) {
+        *self.slot() = Some(watch);
+    }
+
+    /// This one is over.
+    pub(super) fn clear(&self, watch: &Arc<Watch>) {
+        self.slot().take_if(|begun| Arc::ptr_eq(begun, watch));
+    }
 }
 
 impl Session {
     /// Starts the connection's tasks, on the current runtime.
     pub(super) async fn start(io: Io, shared: &Arc<Shared>) -> Result<Arc<Self>, ConnectError> {
-        let nudge = Nudge::default();
-        let (sender, connection) = http2::Builder::new(Exec(nudge.clone()))
+        let (nudge, begun, slot) = (Nudge::default(), Begun::default(), Arc::downgrade(io.slot()));
+        let (sender, connection) = http2::Builder::new(Exec { nudge: nudge.clone(), begun: begun.clone() })
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(UNKNOWN)
@@ -66,6 +90,8 @@ impl Session {
             active: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             heard: AtomicU64::new(0),
+            slot,
+            begun,
         });
         let (weak, pool) = (Arc::downgrade(&session), Arc::downgrade(shared));
         tokio::spawn(async move {
@@ -142,27 +168,42 @@ impl Session {
     }
 }
 
-/// Spawns hyper's tasks. The first is the one that reads from the connection; the task that can ask how many streams are
-/// allowed is another, which is woken after it until it knows.
+/// Spawns hyper's tasks.
+///
+/// The first is the one that reads from the connection; the task that can ask how many streams are allowed is another,
+/// which is woken after it until it knows.
+///
+/// A task that sends what is left of a body waits for the peer to make room, and then does not look at the body. So it is
+/// dropped from here when nobody wants the answer any more, which resets the stream. hyper polls a body for the first
+/// time just before it spawns the task for the rest of it: that is how the two are known to belong together.
 #[derive(Clone)]
-struct Exec(Nudge);
+struct Exec {
+    nudge: Nudge,
+    begun: Begun,
+}
 
 impl<F> hyper::rt::Executor<F> for Exec
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        if self.0.0.started.swap(true, SeqCst) {
+        if !self.nudge.0.started.swap(true, SeqCst) {
+            let nudge = self.nudge.clone();
+            let mut task = Box::pin(task);
+            tokio::spawn(poll_fn(move |cx| {
+                let polled = Pin::new(&mut task).poll(cx);
+                nudge.wake();
+                polled
+            }));
+        } else if let Some(watch) = self.begun.slot().take() {
+            let mut task = Box::pin(task);
+            tokio::spawn(poll_fn(move |cx| match watch.poll_aborted(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => Pin::new(&mut task).poll(cx),
+            }));
+        } else {
             tokio::spawn(task);
-            return;
         }
-        let nudge = self.0.clone();
-        let mut task = Box::pin(task);
-        tokio::spawn(poll_fn(move |cx| {
-            let polled = Pin::new(&mut task).poll(cx);
-            nudge.wake();
-            polled
-        }));
     }
 }
 

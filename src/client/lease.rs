@@ -51,7 +51,7 @@ impl Lease {
     /// The response was read to its end.
     pub(super) fn done(mut self) {
         if let Some(Conn::One(conn)) = &mut self.conn {
-            self.clean = !conn.watch.is_uploading();
+            self.clean = conn.has_sent_all();
             conn.reused = true;
         }
     }

@@ -8,7 +8,8 @@
 //! 2. HTTP/2: the oldest connection with room for one more stream. The room is the smaller of
 //!    [`PoolLimits::max_streams`] and what the peer allows (`SETTINGS_MAX_CONCURRENT_STREAMS`).
 //! 3. Otherwise the request waits in one queue, first come first served, and a new connection is made for it unless
-//!    [`PoolLimits::max_connections`] are open, or one is already being made that will carry it too. It takes whatever
+//!    [`PoolLimits::max_connections`] are open (HTTP/2 connections that only finish their last streams do not count, up
+//!    to as many again), or one is already being made that will carry it too. It takes whatever
 //!    becomes free first; a new connection that finds nobody waiting becomes idle.
 //! 4. Requests for which no connection is being made are limited to [`PoolLimits::max_pending`]; one more fails at
 //!    once with [`Outcome::PoolExhausted`].
@@ -22,8 +23,13 @@
 //!
 //! # When an HTTP/1.1 connection is used again
 //! When the response's body was read to its end **and** the request's body was sent to its end. An answer that comes
-//! while the request is still being sent closes the connection after it: whatever follows on such a connection could be
-//! read as part of the unfinished request.
+//! while the request is still being sent, or lies in a buffer because the peer does not read, closes the connection after
+//! it: whatever follows on such a connection could be read as part of the unfinished request.
+//!
+//! # Framing
+//! A request's framing is its body's, whatever its fields say: its length where that is known, or was told by one
+//! `Content-Length`, else (over HTTP/1.1) `chunked`, with any method. A `Content-Length` that is not the body's length is
+//! refused.
 //!
 //! # Time
 //! No timer is set per request. One task for each pool ticks while requests are in flight, every eighth of the
@@ -192,7 +198,8 @@ impl Pool {
     ///
     /// # Errors
     /// With the request, if nothing of it was sent:
-    /// * `NotImplemented`: the method is `CONNECT`; `BadRequest`: the authority is not one;
+    /// * `NotImplemented`: the method is `CONNECT`; `BadRequest`: the authority is not one, or `Content-Length` is not
+    ///   the body's length;
     /// * `PoolExhausted`: the connections and the queue are full;
     /// * `NoEndpoint`: the pool is closed;
     /// * `ConnectFailed`, `ConnectTimeout`, `CertificateRefused`, `TlsFailed`: no connection could be made;

@@ -4,9 +4,10 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, HOST, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     shared::Shared,
     watch::Watch,
 };
-use crate::{Body, Error, Outcome, Sent};
+use crate::{Body, BoxError, Error, Outcome, Sent};
 
 /// To how many HTTP/2 connections that end before it is written a request is given. More than one may say goodbye just
 /// now; all of them do when the peer wants no requests.
@@ -27,6 +28,9 @@ const MAX_SESSIONS: u32 = 3;
 pub(super) async fn send(shared: &Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Failed> {
     if request.method() == Method::CONNECT {
         return Err(Failed { error: Error::new(Outcome::NotImplemented), request: Some(request) });
+    }
+    if let Err(error) = check_length(&request) {
+        return Err(Failed { error: Error::new(Outcome::BadRequest).with_source(error), request: Some(request) });
     }
     let mut request = request;
     let mut ticket = None;
@@ -121,11 +125,11 @@ async fn attempt(
     let began = shared.clock.now();
     let (result, watch) = match lease.conn() {
         Some(Conn::One(Http1 { sender, watch, .. })) => {
-            let request = request.map(|body| Upload::new(body, watch, shared));
+            let request = request.map(|body| Upload::new(body, watch, shared, None));
             (wait(sender.try_send_request(request), watch, shared).await, watch)
         }
         Some(Conn::Two(Stream { session, watch })) => {
-            let request = request.map(|body| Upload::new(body, watch, shared));
+            let request = request.map(|body| Upload::new(body, watch, shared, Some(&session.begun)));
             let result = wait(session.sender.clone().try_send_request(request), watch, shared).await;
             match &result {
                 Some(Ok(_)) => session.answered(shared.clock.now(), shared),
@@ -170,8 +174,15 @@ async fn wait(
     .await
 }
 
-/// Origin form and a `Host` field (RFC 9112 section 3.2).
+/// Origin form and a `Host` field (RFC 9112 section 3.2), and the body's framing (section 6).
 fn for_http1(request: &mut Request<Body>, shared: &Shared) -> Result<(), http::Error> {
+    let has_length = request.body().size_hint().exact().is_some() || request.headers().contains_key(CONTENT_LENGTH);
+    if !request.body().is_end_stream() && !has_length {
+        // Said here because hyper sends none of it with GET and HEAD.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else {
+        request.headers_mut().remove(TRANSFER_ENCODING);
+    }
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
         let host = match request.uri().authority() {
@@ -204,6 +215,21 @@ fn for_http2(request: &mut Request<Body>, shared: &Shared) -> Result<(), http::E
     // Matters of HTTP/1.1, which hyper would strip too, with a warning.
     headers.remove(CONNECTION);
     headers.remove(UPGRADE);
+    Ok(())
+}
+
+/// What follows a body that is shorter than its head says would be read as the rest of it.
+fn check_length(request: &Request<Body>) -> Result<(), BoxError> {
+    let mut told = request.headers().get_all(CONTENT_LENGTH).iter();
+    let Some(length) = told.next() else { return Ok(()) };
+    let body = request.body();
+    let exact = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+    // `parse` alone would take a sign.
+    let is_plain = length.as_bytes().iter().all(u8::is_ascii_digit);
+    let length: Option<u64> = length.to_str().ok().filter(|_| is_plain).and_then(|text| text.parse().ok());
+    if told.next().is_some() || length.is_none() || exact.is_some_and(|exact| Some(exact) != length) {
+        return Err("`Content-Length` is not the length of the body".into());
+    }
     Ok(())
 }
 

@@ -2,13 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{Arc, Weak, atomic::Ordering::SeqCst},
 };
 
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    connect::ConnectError,
+    connect::{ConnectError, Slot},
     http1::Http1,
     http2::Session,
     lease::{Conn, Lease, Stream},
@@ -31,6 +31,8 @@ pub(super) struct State {
     next_ticket: u64,
     /// Sockets open and being opened.
     pub(super) open: usize,
+    /// The places of those HTTP/2 connections that get no more requests and have not closed yet.
+    draining: Vec<Weak<Slot>>,
     connecting: usize,
     pub(super) in_flight: usize,
     /// All watches in use, and some that are not.
@@ -86,7 +88,7 @@ impl State {
         if self.sessions.is_empty() {
             return None;
         }
-        garbage.sessions.extend(self.sessions.extract_if(.., |(_, session)| !session.is_open()).map(|(_, dead)| dead));
+        self.drop_dead_sessions(garbage);
         let (idle, session) = self.sessions.iter_mut().find(|(_, session)| session.has_room())?;
         *idle = None;
         session.active.fetch_add(1, SeqCst);
@@ -219,7 +221,13 @@ impl State {
     /// How many more connections to make for those who wait; they are counted as begun.
     pub(super) fn plan(&mut self, max_connections: usize) -> usize {
         let mut begun = 0;
-        while !self.closed && self.open < max_connections && self.waiters.len() > self.coming() {
+        if self.waiters.is_empty() || self.closed {
+            return begun;
+        }
+        // Those that drain do not keep others from being made, as long as they are no more than may be open.
+        self.draining.retain(|slot| slot.strong_count() > 0);
+        let most = max_connections.saturating_add(self.draining.len().min(max_connections));
+        while self.open < most && self.waiters.len() > self.coming() {
             self.open += 1;
             self.connecting += 1;
             begun += 1;
@@ -250,7 +258,10 @@ impl State {
     }
 
     pub(super) fn drop_dead_sessions(&mut self, garbage: &mut Garbage) {
-        garbage.sessions.extend(self.sessions.extract_if(.., |(_, session)| !session.is_open()).map(|(_, dead)| dead));
+        for (_, dead) in self.sessions.extract_if(.., |(_, session)| !session.is_open()) {
+            self.draining.push(Weak::clone(&dead.slot));
+            garbage.sessions.push(dead);
+        }
     }
 
     /// Closes what has been idle since `before`, and forgets what is dead.
@@ -264,10 +275,11 @@ impl State {
             let dead: VecDeque<(Instant, Http1)> = dead;
             garbage.http1.extend(dead.into_iter().map(|(_, conn)| conn));
         }
-        let dead = |(since, session): &mut (Option<Instant>, Arc<Session>)| {
-            !session.is_open() || (session.active.load(SeqCst) == 0 && since.is_none_or(old))
+        self.drop_dead_sessions(garbage);
+        let idle = |(since, session): &mut (Option<Instant>, Arc<Session>)| {
+            session.active.load(SeqCst) == 0 && since.is_none_or(old)
         };
-        garbage.sessions.extend(self.sessions.extract_if(.., dead).map(|(_, session)| session));
+        garbage.sessions.extend(self.sessions.extract_if(.., idle).map(|(_, session)| session));
     }
 
     /// About now, without a clock while the keeper keeps one.

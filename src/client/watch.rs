@@ -186,10 +186,14 @@ impl Watch {
         }
     }
 
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(SeqCst)
+    }
+
     /// Ready when the upload is to end.
     pub(super) fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
         store(&mut self.slots().upload, cx);
-        if self.aborted.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_aborted() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -257,6 +257,81 @@ async fn what_is_left_of_a_request_is_not_sent_when_the_answer_is_over() {
     }
 }
 
+/// An upload that waits for the peer to make room is not looked at by hyper, nor does it look at its body.
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_peer_does_not_read_is_reset_with_its_response() {
+    for ended in [false, true] {
+        let (pool, mut servers) = in_memory(target(), &limits(1, 100));
+        let asking = |request| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.send(request).await })
+        };
+        // The first frame is more than the peer takes, so that the second waits.
+        let (upload, body) = channel();
+        for _ in 0..2 {
+            upload.send(Ok(Frame::data(vec![b'x'; 100_000].into()))).unwrap();
+        }
+        let large = asking(post(body));
+        let (mut requests, _actions) = drive(accept(&mut servers, 100).await);
+        let (large_request, mut respond) = soon(requests.recv()).await.unwrap();
+        // The same connection's window still has room for others.
+        let other = asking(get("/"));
+        let (_, kept) = soon(requests.recv()).await.unwrap();
+
+        let mut answer = respond.send_response(Response::new(()), false).unwrap();
+        let response = soon(large).await.unwrap().unwrap();
+        sleep(Duration::from_secs(1)).await;
+        if ended {
+            answer.send_data(Bytes::from_static(b"ok"), true).unwrap();
+            assert_eq!(text(response).await.unwrap(), "ok");
+        } else {
+            drop(response);
+        }
+        let mut received = large_request.into_body();
+        let end = soon(async {
+            loop {
+                match received.data().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break error.reason(),
+                    None => break None,
+                }
+            }
+        })
+        .await;
+        assert_eq!(end, Some(Reason::CANCEL));
+        assert!(upload.is_closed());
+        ok(kept);
+        assert_eq!(text(soon(other).await.unwrap().unwrap()).await.unwrap(), "ok");
+        settled(&pool, 1, 0, 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_finish_their_streams_do_not_hold_up_new_ones_up_to_as_many_again() {
+    let (pool, mut servers) = in_memory(target(), &limits(1, 100));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let task = ask(&pool);
+        let (mut requests, actions) = drive(accept(&mut servers, 100).await);
+        held.push((task, soon(requests.recv()).await.unwrap()));
+        actions.send(Connection::graceful_shutdown).unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    let third = ask(&pool);
+    settled(&pool, 2, 2, 1).await;
+    assert!(servers.try_recv().is_err(), "not without end");
+    let (task, (_, respond)) = held.remove(0);
+    ok(respond);
+    assert_eq!(text(soon(task).await.unwrap().unwrap()).await.unwrap(), "ok");
+    let (mut requests, _actions) = drive(accept(&mut servers, 100).await);
+    ok(soon(requests.recv()).await.unwrap().1);
+    assert_eq!(text(soon(third).await.unwrap().unwrap()).await.unwrap(), "ok");
+    let (task, (_, respond)) = held.remove(0);
+    ok(respond);
+    assert_eq!(text(soon(task).await.unwrap().unwrap()).await.unwrap(), "ok");
+    settled(&pool, 1, 0, 0).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_late_head_resets_its_stream_and_a_silent_connection_is_left() {
     let mut target = target();

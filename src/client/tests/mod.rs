@@ -32,6 +32,7 @@ mod limits;
 mod time;
 #[cfg(feature = "tls-ring")]
 mod tls;
+mod uploads;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
