@@ -7,7 +7,8 @@
 //! ingress --manifests PATH [--manifests PATH...] [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]
 //! ```
 //!
-//! PATH is a file or folder of Kubernetes YAML. SIGHUP, or a changed file, loads it again; SIGTERM drains and exits 0.
+//! PATH is a file or folder of Kubernetes YAML. SIGHUP, or a changed file, loads it again; SIGTERM drains and exits 0. What
+//! is wrong with the arguments or the manifests is said on stderr, and the exit code is 2.
 //! `RUST_LOG` says what is logged to stderr (default `info`, which includes a line for each request; `warn` leaves those
 //! out).
 
@@ -15,6 +16,7 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     process::ExitCode,
 };
 
@@ -29,7 +31,10 @@ use portcullis::{
     telemetry::{AccessLog, metrics::Metrics},
     tls::server::ServerTls,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 const USAGE: &str =
     "usage: ingress [--manifests PATH]... [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]";
@@ -44,18 +49,33 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
 
-    let input = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => Input::read(arguments).await,
-        Err(error) => Err(format!("{error}\n{USAGE}").into()),
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
     };
-    let input = match input {
+    // Before the input is read, so that a signal does not end the process meanwhile.
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let input = match Input::read(arguments).await {
         Ok(input) => input,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
-    match run(input).await {
+    match run(input, signals).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -73,7 +93,8 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, BoxError> {
+    /// `None` if help is asked for.
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, BoxError> {
         let mut arguments = Self {
             manifests: Vec::new(),
             bind: Ipv4Addr::LOCALHOST.into(),
@@ -81,19 +102,41 @@ impl Arguments {
             https_port: 8443,
             admin: None,
         };
-        while let Some(option) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{option} needs a value"));
-            let wrong = |error: BoxError| format!("{option}: {error}");
-            match option.as_str() {
+        while let Some(word) = words.next() {
+            // `--option value` and `--option=value` are the same.
+            let (option, mut given) = match word.split_once('=') {
+                Some((option, value)) => (option, Some(value.to_owned())),
+                None => (&*word, None),
+            };
+            let mut value = || given.take().or_else(|| words.next()).ok_or_else(|| format!("{option} needs a value"));
+            match option {
                 "--manifests" => arguments.manifests.push(value()?.into()),
-                "--bind" => arguments.bind = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
-                "--http-port" => arguments.http_port = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
-                "--https-port" => arguments.https_port = value()?.parse().map_err(|e| wrong(Box::new(e)))?,
-                "--admin" => arguments.admin = Some(value()?.parse().map_err(|e| wrong(Box::new(e)))?),
-                _ => return Err(format!("unknown option {option}").into()),
+                "--bind" => arguments.bind = parse(option, &value()?, "an IP address")?,
+                "--http-port" => arguments.http_port = parse(option, &value()?, "a port")?,
+                "--https-port" => arguments.https_port = parse(option, &value()?, "a port")?,
+                "--admin" => arguments.admin = Some(parse(option, &value()?, "an address such as 127.0.0.1:9000")?),
+                "--help" | "-h" if given.is_none() => return Ok(None),
+                _ => return Err(format!("unknown option `{word}`").into()),
             }
         }
-        Ok(arguments)
+        Ok(Some(arguments))
+    }
+}
+
+fn parse<T: std::str::FromStr>(option: &str, text: &str, expected: &str) -> Result<T, BoxError> {
+    text.parse().map_err(|_| format!("{option}: `{text}` is not {expected}").into())
+}
+
+/// The signals that are not left to their defaults, which is to end the process.
+struct Signals {
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The watcher has one of its own. What changed until that is there, it finds by looking.
+    _hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { shutdown: Box::pin(shutdown_signal()?), _hangup: signal(SignalKind::hangup())? })
     }
 }
 
@@ -130,7 +173,7 @@ impl Input {
     }
 }
 
-async fn run(input: Input) -> Result<(), BoxError> {
+async fn run(input: Input, signals: Signals) -> Result<(), BoxError> {
     let Input { arguments, gateway, metrics, watch, fallback } = input;
     let tls = ServerTls::new(gateway.certificates())?;
     let server = Server::default()
@@ -155,12 +198,11 @@ async fn run(input: Input) -> Result<(), BoxError> {
         }));
     }
 
-    let shutdown = shutdown_signal()?;
     announce(server.local_addrs(), arguments.manifests.is_empty())?;
     readiness.set_ready();
     let report = server
         .serve_with_shutdown(gateway, async {
-            shutdown.await;
+            signals.shutdown.await;
             readiness.set_draining();
         })
         .await;

@@ -15,6 +15,10 @@ pub enum Sent {
     /// Something may have been written, and the peer said that it did not process the request (`REFUSED_STREAM`, or
     /// a stream above the last one named by `GOAWAY`; RFC 9113 section 8.7): any method may go elsewhere.
     Refused,
+    /// It was written to a connection that had served others before, and that ended without an answer: most likely it was
+    /// being closed for idleness just then (RFC 9112 section 9.5). It says nothing against the peer, and a safe method may
+    /// go there again.
+    Stale,
     /// Something may have been written and processed: only safe methods may be tried again.
     Possibly,
 }

@@ -205,7 +205,7 @@ impl Pool {
     /// * `ConnectFailed`, `ConnectTimeout`, `CertificateRefused`, `TlsFailed`: no connection could be made;
     /// * `UpstreamReset`: a new connection was closed before the request was written.
     ///
-    /// Else without it, with [`Sent::Possibly`](crate::Sent::Possibly) (or `Refused`, see there): `UpstreamReset`,
+    /// Else without it, with [`Sent::Possibly`](crate::Sent::Possibly) (or `Stale` or `Refused`, see there): `UpstreamReset`,
     /// `UpstreamProtocol`, `UpstreamTimeout`, or, if the request's own body failed, the outcome that its error carries,
     /// by default `Cancelled`.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {

@@ -60,8 +60,10 @@ async fn exchange(
     request: Request<Body>,
     sessions: &mut u32,
 ) -> Result<Response<Body>, Unanswered> {
+    let mut had_served = false;
     let reused = match lease.conn() {
         Some(Conn::One(conn)) => {
+            had_served = conn.reused;
             if conn.reused && !conn.sender.is_ready() && conn.sender.ready().await.is_err() {
                 return Err(Unanswered::Stale(request));
             }
@@ -87,6 +89,8 @@ async fn exchange(
             });
         }
         Err(Unsent { error, request: None }) => {
+            let is_stale = had_served && error.outcome() == Outcome::UpstreamReset;
+            let error = if is_stale { error.with_sent(Sent::Stale) } else { error };
             return Err(Unanswered::Failed(Failed { error, request: None }));
         }
     };

@@ -4,7 +4,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use super::connection::{self, Serve, Shared};
+use super::{
+    connection::{self, Serve, Shared},
+    io::{Abort, Socket},
+};
 use crate::connection::ConnectionInfo;
 
 const BACKOFF: Duration = Duration::from_millis(10);
@@ -36,7 +39,9 @@ pub(super) async fn accept<S: Serve>(listener: TcpListener, service: S, shared: 
         // Small answers must not wait for the acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
         let info = ConnectionInfo::new(peer, local);
-        tokio::spawn(connection::serve(stream, info, service.clone(), shared.clone(), slot));
+        let abort = Abort::default();
+        let stream = Socket::new(stream, abort.clone());
+        tokio::spawn(connection::serve(stream, abort, info, service.clone(), shared.clone(), slot));
     }
 }
 

@@ -115,6 +115,9 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for ResponseBody<B> {
             wait.progress(std::mem::take(this.given), connection);
         }
         let frame = ready!(inner.poll_frame(cx));
+        if matches!(frame, Some(Err(_))) {
+            connection.cut();
+        }
         if connection.http2
             && connection.config.minimum_rate.is_some()
             && let Some(Ok(frame)) = &frame

@@ -23,7 +23,7 @@ use super::ProxyProtocol;
 use super::{
     ServerConfig, chain,
     drain::{Drain, Stage, Tracked},
-    io::{Rewind, Watched, read_ahead},
+    io::{Abort, Rewind, Watched, read_ahead},
     service::Adapter,
     state::{Connection, Verdict},
 };
@@ -65,8 +65,9 @@ where
     type Body = B;
 }
 
-/// Serves one connection to its end. `guard` is dropped when its I/O is.
-pub(super) async fn serve<T, S, G>(io: T, info: ConnectionInfo, service: S, shared: Arc<Shared>, guard: G)
+/// Serves one connection to its end, with a reset by `abort` where an end would look like that of a whole answer. `guard` is
+/// dropped when its I/O is.
+pub(super) async fn serve<T, S, G>(io: T, abort: Abort, info: ConnectionInfo, service: S, shared: Arc<Shared>, guard: G)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Serve,
@@ -76,9 +77,13 @@ where
     let peer = info.socket_peer_addr();
     let ended = match Box::pin(prepare(io, info, &shared, &tracked)).await {
         Ok(None) => Ok(()),
-        Ok(Some(Prepared::Plain(io, info, http2))) => http(io, http2, info, service, &shared, guard, &tracked).await,
+        Ok(Some(Prepared::Plain(io, info, http2))) => {
+            http(io, http2, abort, info, service, &shared, guard, &tracked).await
+        }
         #[cfg(feature = "tls")]
-        Ok(Some(Prepared::Tls(io, info, http2))) => http(io, http2, info, service, &shared, guard, &tracked).await,
+        Ok(Some(Prepared::Tls(io, info, http2))) => {
+            http(io, http2, abort, info, service, &shared, guard, &tracked).await
+        }
         Err(error) => Err(error),
     };
     match ended {
@@ -151,6 +156,7 @@ where
 async fn http<T, S, G>(
     io: T,
     http2: bool,
+    abort: Abort,
     info: ConnectionInfo,
     service: S,
     shared: &Shared,
@@ -163,7 +169,7 @@ where
     G: Send + 'static,
 {
     let config = &shared.config;
-    let connection = Arc::new(Connection::new(config.clone(), shared.drain.clone(), http2, Instant::now()));
+    let connection = Arc::new(Connection::new(config.clone(), shared.drain.clone(), http2, abort, Instant::now()));
     // The place for whatever is to see the bytes of HTTP/1 before hyper does.
     let io = TokioIo::new(Watched::new(io, connection.clone(), guard));
     let adapter = Adapter::new(service, connection.clone(), info);
@@ -280,6 +286,7 @@ impl<H: Http> Future for Drive<'_, H> {
         let connection = &**this.connection;
         loop {
             if this.tracked.poll_stage(cx) == Stage::Cut {
+                connection.cut();
                 return Poll::Ready(Err("cut by the shutdown".into()));
             }
             // HTTP/1 answers in flight carry `Connection: close`; hyper must not be told before they are complete, because
@@ -318,7 +325,10 @@ impl<H: Http> Future for Drive<'_, H> {
                     tracing::debug!(why, "closing the connection");
                     connection.retire();
                 }
-                Verdict::Cut(why) => return Poll::Ready(Err(why.into())),
+                Verdict::Cut(why) => {
+                    connection.cut();
+                    return Poll::Ready(Err(why.into()));
+                }
             }
         }
     }

@@ -3,18 +3,92 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use pin_project::{pin_project, pinned_drop};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::state::Connection;
 
 /// How much of a rejected upload is read and thrown away at most.
 const LINGER_BYTES: u64 = 16 << 20;
+
+/// Makes a [`Socket`] end with a reset instead of a clean end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Abort(Arc<AtomicBool>);
+
+impl Abort {
+    pub(super) fn abort(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A socket whose end can be made to tell that something is missing.
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+pub(super) struct Socket {
+    #[pin]
+    stream: TcpStream,
+    abort: Abort,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, abort: Abort) -> Self {
+        Self { stream, abort }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_shutdown(cx)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Socket {
+    fn drop(self: Pin<&mut Self>) {
+        if self.abort.0.load(Ordering::Relaxed) {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
 
 /// I/O of which some bytes were read ahead; they are read again first.
 #[pin_project]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use pin_project::pin_project;
@@ -63,6 +63,9 @@ where
         let in_flight = self.connection.begin_request();
         let mut upload = None;
         let connect = request.method() == Method::CONNECT;
+        if request.version() == Version::HTTP_10 {
+            self.connection.http10.store(true, Ordering::Relaxed);
+        }
         let state = if let Some((status, outcome)) = self.refusal(&request) {
             if !request.body().is_end_stream() {
                 self.connection.unread_body.store(true, Ordering::Relaxed);

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     ServerConfig,
     drain::{Drain, Stage},
+    io::Abort,
     pace::Pace,
     wait::{BodyWait, Direction},
 };
@@ -35,6 +36,9 @@ const LINGER_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Connection {
     pub(super) config: Arc<ServerConfig>,
     pub(super) http2: bool,
+    /// The last request was of HTTP/1.0, where the connection's end may be the answer's.
+    pub(super) http10: AtomicBool,
+    abort: Abort,
     drain: Drain,
     opened: Instant,
     in_flight: AtomicUsize,
@@ -99,10 +103,12 @@ pub(super) enum Verdict {
 }
 
 impl Connection {
-    pub(super) fn new(config: Arc<ServerConfig>, drain: Drain, http2: bool, opened: Instant) -> Self {
+    pub(super) fn new(config: Arc<ServerConfig>, drain: Drain, http2: bool, abort: Abort, opened: Instant) -> Self {
         Self {
             config,
             http2,
+            http10: AtomicBool::new(false),
+            abort,
             drain,
             opened,
             in_flight: AtomicUsize::new(0),
@@ -169,6 +175,14 @@ impl Connection {
                 self.head_since.store(self.stamp(Instant::now()), Ordering::Relaxed);
                 self.dirty.store(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// An answer is not going to be whole, and the connection is about to end: the client must not take that for the
+    /// answer's end. HTTP/1.1 and HTTP/2 have their own ends of an answer; a reset there could only take more away.
+    pub(super) fn cut(&self) {
+        if self.in_flight() > 0 && self.http10.load(Ordering::Relaxed) {
+            self.abort.abort();
         }
     }
 

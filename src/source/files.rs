@@ -51,8 +51,8 @@ pub(super) fn hash(content: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Folders this deep are taken for a loop.
-const MAX_DEPTH: usize = 32;
+/// Folders this deep are not meant: each folder is one step down the stack.
+const MAX_DEPTH: usize = 128;
 
 /// Every file under `paths` once, in the order of their names.
 ///
@@ -63,7 +63,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Found {
     let mut found = BTreeMap::new();
     let mut unreadable = Vec::new();
     for path in paths {
-        walk(path, 0, &mut found, &mut unreadable);
+        walk(path, &mut Vec::new(), &mut found, &mut unreadable);
     }
     let mut files: Vec<_> = found.into_values().collect();
     files.sort();
@@ -76,13 +76,25 @@ pub(super) struct Found {
     pub(super) unreadable: Vec<(PathBuf, io::Error)>,
 }
 
-/// `found` is by real path, so that a file reached twice counts once.
-fn walk(path: &Path, depth: usize, found: &mut BTreeMap<PathBuf, PathBuf>, unreadable: &mut Vec<(PathBuf, io::Error)>) {
+/// `found` is by real path, so that a file reached twice counts once. `above` are the real paths of the folders that led
+/// here: a link back to one of them leads nowhere new.
+fn walk(
+    path: &Path,
+    above: &mut Vec<PathBuf>,
+    found: &mut BTreeMap<PathBuf, PathBuf>,
+    unreadable: &mut Vec<(PathBuf, io::Error)>,
+) {
+    let depth = above.len();
     let result = (|| {
         if fs::metadata(path)?.is_dir() {
-            if depth > MAX_DEPTH {
-                return Err(io::Error::other("too many folders within each other; is there a link to one of them?"));
+            let real = fs::canonicalize(path)?;
+            if above.contains(&real) {
+                return Ok(Vec::new());
             }
+            if depth > MAX_DEPTH {
+                return Err(io::Error::other("too many folders within each other"));
+            }
+            above.push(real);
             let mut entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
             entries.sort_by_key(fs::DirEntry::file_name);
             return Ok(entries);
@@ -102,7 +114,7 @@ fn walk(path: &Path, depth: usize, found: &mut BTreeMap<PathBuf, PathBuf>, unrea
                 let inside = entry.path();
                 let hidden = name.as_encoded_bytes().starts_with(b".");
                 if !hidden && (has_our_extension(&inside) || inside.is_dir()) {
-                    walk(&inside, depth + 1, found, unreadable);
+                    walk(&inside, above, found, unreadable);
                 }
             }
         }
@@ -110,6 +122,7 @@ fn walk(path: &Path, depth: usize, found: &mut BTreeMap<PathBuf, PathBuf>, unrea
         Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => unreadable.push((path.to_owned(), error)),
     }
+    above.truncate(depth);
 }
 
 fn has_our_extension(path: &Path) -> bool {
@@ -192,5 +205,11 @@ mod tests {
         symlink(".", at("loop")).unwrap();
         let found = find(&[folder.path().to_owned()]);
         assert_eq!(found.files, [at("a.yaml")], "the first of its names");
+
+        // Two ways into each other: paths without end, were each link followed wherever it is.
+        let other = tempfile::tempdir().unwrap();
+        symlink(folder.path(), other.path().join("there")).unwrap();
+        symlink(other.path(), at("back")).unwrap();
+        assert_eq!(names(&[folder.path().to_owned()], folder.path()), ["a.yaml"]);
     }
 }

@@ -15,6 +15,10 @@ use crate::{
     exchange::Exchange,
 };
 
+/// How many connections may turn out to be closing before that counts as an attempt. Each is one fewer in the pool; it is
+/// the end of those that come back to it meanwhile.
+const MAX_STALE: u32 = 8;
+
 pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Result<Response<Body>, Error> {
     let endpoints = upstream.discovered().await;
     let exchange = Exchange::of(request.extensions()).cloned();
@@ -22,6 +26,7 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
     let hash = endpoints.balancer().hash(&request);
     let spare = Spare::of(&request);
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    let mut stale = 0;
     let mut last = None;
 
     while tried.len() < upstream.config().max_attempts as usize {
@@ -46,6 +51,10 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
         let Some(again) = failed.request.or_else(|| spare.as_ref()?.again(&failed.error)) else {
             return Err(failed.error);
         };
+        if failed.error.sent() == Sent::Stale && stale < MAX_STALE {
+            stale += 1;
+            tried.pop();
+        }
         request = again;
         last = Some(failed.error);
     }
@@ -85,6 +94,9 @@ fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Bo
 /// Tells the balancer what a failed attempt says of its endpoint.
 fn settle(mut attempt: Attempt<Pool>, error: &Error) {
     let now = Instant::now();
+    if error.sent() == Sent::Stale {
+        return attempt.cancel();
+    }
     match error.outcome() {
         Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::TlsFailed | Outcome::CertificateRefused => {
             attempt.unreachable(now);
@@ -124,7 +136,7 @@ impl Spare {
     fn again(&self, error: &Error) -> Option<Request<Body>> {
         let allowed = match error.sent() {
             Sent::Nothing | Sent::Refused => true,
-            Sent::Possibly => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
+            Sent::Stale | Sent::Possibly => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
         };
         if !allowed {
             return None;

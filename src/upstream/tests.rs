@@ -273,3 +273,48 @@ fn lookups_need_a_runtime_and_say_so() {
     let error = Upstream::new(config::Upstream::new("far", endpoints)).unwrap_err();
     assert!(error.to_string().contains("`far`") && error.to_string().contains("runtime"), "{error}");
 }
+
+/// A backend that serves one request on each connection, and reads the second before it closes: the race of a request with
+/// the end of an idle connection, always lost.
+async fn closing_when_reused() -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Seen::default();
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            counted.connections.fetch_add(1, Ordering::SeqCst);
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let _ = socket.read(&mut [0; 4096]).await;
+                counted.requests.fetch_add(1, Ordering::SeqCst);
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                let _ = socket.read(&mut [0; 4096]).await;
+                counted.requests.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn a_safe_request_goes_once_more_to_the_only_endpoint_when_a_used_connection_ends() {
+    let (address, seen) = closing_when_reused().await;
+    let upstream = Upstream::new(config::Upstream { max_attempts: 1, ..upstream([address]) }).unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask(&upstream, Method::GET, "").await.unwrap(), "ok");
+    }
+    assert_eq!((seen.connections(), seen.requests()), (3, 5), "each on a new connection, after the used one");
+    let error = ask(&upstream, Method::POST, "").await.unwrap_err();
+    assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Stale));
+    assert_eq!(seen.connections(), 3, "what may have been processed is not sent again");
+}
+
+#[tokio::test]
+async fn a_new_connection_that_ends_without_an_answer_is_no_reason_to_try_again() {
+    let (address, seen) = resetting().await;
+    let upstream = Upstream::new(upstream([address])).unwrap();
+    let error = ask(&upstream, Method::GET, "").await.unwrap_err();
+    assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
+    assert_eq!(seen.requests(), 1);
+}

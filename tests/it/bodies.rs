@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use crate::support::{
     Conn, Echo, Ingress, Raw, get,
     manifest::everything_to,
+    soon,
     tools::curl,
     until,
     wire::{send, values},
@@ -329,4 +330,25 @@ async fn work_for_a_client_that_went_away_is_dropped() {
     until("the request arrives", Duration::from_secs(5), || raw.requests().len() == 1).await;
     drop(conn);
     until("the upstream connection is closed", Duration::from_secs(5), || dropped.load(Ordering::Relaxed)).await;
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_a_reset_where_the_end_of_the_connection_would_make_it_whole() {
+    for truncated in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nhalf",
+    ] {
+        let raw = Raw::start(move |mut peer| async move {
+            peer.request().await?;
+            peer.write(truncated).await
+        })
+        .await;
+        let ingress = Ingress::start(&everything_to(&[raw.addr])).await;
+        let mut conn = Conn::open(ingress.http).await.unwrap();
+        // No chunks for HTTP/1.0: what is without a length ends with the connection.
+        conn.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let error = soon("the end", conn.stream.read_to_end(&mut answer)).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{}", String::from_utf8_lossy(&answer));
+    }
 }

@@ -32,6 +32,7 @@ use tower::{Service, service_fn};
 use super::{
     Drain, ServerConfig,
     connection::{self, Serve, Shared},
+    io::Abort,
 };
 use crate::{Body, BoxError, Outcome, connection::ConnectionInfo};
 
@@ -61,7 +62,7 @@ fn shared(config: ServerConfig, drain: &Drain) -> Arc<Shared> {
 fn serve_sized<S: Serve>(config: ServerConfig, service: S, size: usize) -> Pipe {
     let (client, server) = duplex(size);
     let drain = Drain::new();
-    let server = tokio::spawn(connection::serve(server, info(), service, shared(config, &drain), ()));
+    let server = tokio::spawn(connection::serve(server, Abort::default(), info(), service, shared(config, &drain), ()));
     Pipe { client, drain, server }
 }
 

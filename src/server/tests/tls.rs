@@ -288,7 +288,7 @@ async fn a_handshake_that_does_not_come_is_cut_off() {
     let tls = ServerTls::new(Certificates::new([&certificate(&["a.example"])]).unwrap()).unwrap();
     let shared = Arc::new(Shared { tls: Some(tls), ..(*shared(ServerConfig::default(), &drain)).clone() });
     let (mut client, server) = duplex(4096);
-    let server = tokio::spawn(connection::serve(server, info(), echo(), shared, ()));
+    let server = tokio::spawn(connection::serve(server, Abort::default(), info(), echo(), shared, ()));
     // The beginning of a handshake record.
     client.write_all(&[22, 3, 1, 1, 0]).await.unwrap();
     let began = tokio::time::Instant::now();

@@ -82,7 +82,8 @@ fn read(object: &Object<Secret>, hosts: Vec<Host>) -> Result<Certificate, Vec<Pr
     if !problems.is_empty() {
         return Err(problems);
     }
-    let place = object.place("");
-    let origin = format!("{}:{}: {}", place.file, place.line, object.label());
+    let place = object.place(&object.value.field(secret::CERTIFICATE));
+    let [chain_field, key_field] = [secret::CERTIFICATE, secret::KEY].map(|key| object.value.field(key));
+    let origin = format!("{}:{}: {}: {chain_field}, {key_field}", place.file, place.line, object.label());
     Ok(Certificate { origin, hosts, chain, key })
 }

@@ -160,7 +160,7 @@ pub(crate) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
-fn command(paths: &[&Path], http: SocketAddr, https: SocketAddr, admin: SocketAddr) -> Command {
+pub(crate) fn command(paths: &[&Path], http: SocketAddr, https: SocketAddr, admin: SocketAddr) -> Command {
     let mut command = Command::new(binary());
     for path in paths {
         command.arg("--manifests").arg(path);
@@ -177,7 +177,7 @@ fn command(paths: &[&Path], http: SocketAddr, https: SocketAddr, admin: SocketAd
 }
 
 /// The example that `cargo test` built beside this test binary; the variable `INGRESS_BIN` names another.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("INGRESS_BIN") {
         return path.into();
     }
