@@ -171,7 +171,7 @@ async fn both_directions_flow_at_the_same_time() {
     for round in 1..=3 {
         conn.send("1\r\nx\r\n").await.unwrap();
         let what = format!("answer to piece {round}");
-        crate::support::soon(&what, async {
+        soon(&what, async {
             while seen.windows(2).filter(|piece| piece == b"hi").count() < round {
                 assert!(conn.stream.read_buf(&mut seen).await.unwrap() > 0, "closed: {seen:?}");
             }
@@ -279,7 +279,7 @@ async fn expect_100_continue_is_answered_before_the_body_comes() {
     let mut conn = Conn::open(ingress.http).await.unwrap();
     conn.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await.unwrap();
     let mut interim = [0; 25];
-    crate::support::soon("100 Continue", conn.stream.read_exact(&mut interim)).await.unwrap();
+    soon("100 Continue", conn.stream.read_exact(&mut interim)).await.unwrap();
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     conn.send("hello").await.unwrap();
     let response = conn.response().await.unwrap();
