@@ -172,6 +172,7 @@ where
     let connection = Arc::new(Connection::new(config.clone(), shared.drain.clone(), http2, abort, Instant::now()));
     // The place for whatever is to see the bytes of HTTP/1 before hyper does.
     let io = TokioIo::new(Watched::new(io, connection.clone(), guard));
+    let info = if http2 { info } else { info.with_interim(connection.interim.clone()) };
     let adapter = Adapter::new(service, connection.clone(), info);
     if http2 {
         let http = http2_builder(config).serve_connection(io, adapter);
