@@ -4,6 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 
+use crate::interim::Interim;
+
 /// Facts about the connection a request arrived on: a request extension, shared by all requests of the connection.
 ///
 /// # Example
@@ -28,6 +30,7 @@ struct Facts {
     socket_peer: SocketAddr,
     local: SocketAddr,
     tls: Option<TlsInfo>,
+    interim: Option<Arc<Interim>>,
 }
 
 /// Facts about a connection's TLS session.
@@ -49,7 +52,7 @@ impl ConnectionInfo {
     /// A plaintext connection from `peer` to `local`.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None }))
+        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None, interim: None }))
     }
 
     /// The same connection, on behalf of the client and for the destination that a PROXY protocol header named.
@@ -66,6 +69,16 @@ impl ConnectionInfo {
     pub fn with_tls(mut self, tls: TlsInfo) -> Self {
         Arc::make_mut(&mut self.0).tls = Some(tls);
         self
+    }
+
+    /// The same connection, which can send informational responses.
+    pub(crate) fn with_interim(mut self, interim: Arc<Interim>) -> Self {
+        Arc::make_mut(&mut self.0).interim = Some(interim);
+        self
+    }
+
+    pub(crate) fn interim(&self) -> Option<&Arc<Interim>> {
+        self.0.interim.as_ref()
     }
 
     /// The client's address: the one a PROXY protocol header named, else the socket's.

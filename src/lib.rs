@@ -76,6 +76,7 @@ pub mod config;
 pub mod connection;
 mod error;
 pub mod exchange;
+mod interim;
 mod outcome;
 
 // Policy, and layers.

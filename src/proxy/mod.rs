@@ -34,7 +34,8 @@
 //! that one caused by the request's own body becomes the client's.
 //!
 //! # Caveats
-//! - Informational responses other than 100 and 101, such as 103, are not passed on: hyper's server cannot send them.
+//! - Informational responses other than 100 and 101, such as 103, are passed on from HTTP/1.1 to HTTP/1.1, behind a
+//!   [`Server`](crate::server::Server) of ours; hyper shows and sends none on HTTP/2.
 //! - Over HTTP/1.1 only trailers named by a `Trailer` field are sent, and to a client only if it sent `TE: trailers`.
 //! - HTTP/1.1's parser leaves out a fragment in a request-target; it is not forwarded.
 //! - Clients on HTTP/2 are never sent a 100, and a 100 from an upstream on HTTP/2 is not seen: hyper has no way to. There

@@ -17,7 +17,7 @@ use super::{
     fields,
     layer::Settings,
 };
-use crate::{Body, Error, Outcome};
+use crate::{Body, Error, Outcome, connection::ConnectionInfo};
 
 /// A request ready to be sent, or its answer.
 pub(super) enum Prepared {
@@ -81,12 +81,25 @@ pub(super) fn prepare(request: Request<Body>, settings: &Settings) -> Prepared {
     if let Some(gate) = &gate {
         body = body::gated(body, Arc::clone(gate), settings.continue_timeout);
     }
+    let is_http11 = parts.version == Version::HTTP_11;
     let pending = Pending { head: parts.method == Method::HEAD, upgrade, gate };
     let mut request = Request::from_parts(parts, body);
-    if let Some(gate) = pending.gate.clone() {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                gate.open();
+    // HTTP/1.0 knows no informational responses.
+    let interim = request.extensions().get().and_then(ConnectionInfo::interim).cloned();
+    let interim = interim.filter(|_| is_http11).map(|interim| (interim.request(), interim));
+    let gate = pending.gate.clone();
+    if gate.is_some() || interim.is_some() {
+        hyper::ext::on_informational(&mut request, move |response| match response.status() {
+            StatusCode::CONTINUE => gate.iter().for_each(|gate| gate.open()),
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            status => {
+                if let Some((number, interim)) = &interim {
+                    let mut headers = response.headers().clone();
+                    fields::remove_nominated(&mut headers);
+                    fields::remove_if(&mut headers, fields::is_hop_by_hop);
+                    headers.remove(CONTENT_LENGTH);
+                    interim.send(*number, status, &headers);
+                }
             }
         });
     }

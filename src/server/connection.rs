@@ -75,15 +75,15 @@ where
 {
     let tracked = shared.drain.track();
     let peer = info.socket_peer_addr();
+    let open = |http2| {
+        let (config, drain) = (shared.config.clone(), shared.drain.clone());
+        Arc::new(Connection::new(config, drain, http2, abort.clone(), Instant::now()))
+    };
     let ended = match Box::pin(prepare(io, info, &shared, &tracked)).await {
         Ok(None) => Ok(()),
-        Ok(Some(Prepared::Plain(io, info, http2))) => {
-            http(io, http2, abort, info, service, &shared, guard, &tracked).await
-        }
+        Ok(Some(Prepared::Plain(io, info, http2))) => http(io, open(http2), info, service, guard, &tracked).await,
         #[cfg(feature = "tls")]
-        Ok(Some(Prepared::Tls(io, info, http2))) => {
-            http(io, http2, abort, info, service, &shared, guard, &tracked).await
-        }
+        Ok(Some(Prepared::Tls(io, info, http2))) => http(io, open(http2), info, service, guard, &tracked).await,
         Err(error) => Err(error),
     };
     match ended {
@@ -155,11 +155,9 @@ where
 /// Speaks HTTP on a connection, and waits for the tunnel that it may become.
 async fn http<T, S, G>(
     io: T,
-    http2: bool,
-    abort: Abort,
+    connection: Arc<Connection>,
     info: ConnectionInfo,
     service: S,
-    shared: &Shared,
     guard: G,
     tracked: &Tracked,
 ) -> Result<(), BoxError>
@@ -168,16 +166,16 @@ where
     S: Serve,
     G: Send + 'static,
 {
-    let config = &shared.config;
-    let connection = Arc::new(Connection::new(config.clone(), shared.drain.clone(), http2, abort, Instant::now()));
+    let (config, http2) = (connection.config.clone(), connection.http2);
     // The place for whatever is to see the bytes of HTTP/1 before hyper does.
     let io = TokioIo::new(Watched::new(io, connection.clone(), guard));
+    let info = if http2 { info } else { info.with_interim(connection.interim.clone()) };
     let adapter = Adapter::new(service, connection.clone(), info);
     if http2 {
-        let http = http2_builder(config).serve_connection(io, adapter);
+        let http = http2_builder(&config).serve_connection(io, adapter);
         return Drive::new(http, connection, tracked).await;
     }
-    let http = http1_builder(config).serve_connection(io, adapter).with_upgrades();
+    let http = http1_builder(&config).serve_connection(io, adapter).with_upgrades();
     Drive::new(http, connection.clone(), tracked).await?;
     tunnel(&connection, tracked).await
 }

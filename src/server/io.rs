@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use pin_project::{pin_project, pinned_drop};
 use socket2::SockRef;
 use tokio::{
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::state::Connection;
+use crate::interim::Interim;
 
 /// How much of a rejected upload is read and thrown away at most.
 const LINGER_BYTES: u64 = 16 << 20;
@@ -159,6 +160,11 @@ pub(super) struct Watched<T, G> {
     /// Bytes written since a write was blocked the last time.
     written: usize,
     blocked: bool,
+    /// The rest of an informational response that is being written.
+    interim: Bytes,
+    /// The last request that began before the last flush, if nothing was written since: hyper flushes once it has nothing
+    /// left to write, and so what comes next belongs to the answer to that request.
+    flushed: Option<u64>,
     shut: bool,
     lingered: u64,
     _guard: G,
@@ -166,7 +172,17 @@ pub(super) struct Watched<T, G> {
 
 impl<T, G> Watched<T, G> {
     pub(super) fn new(io: T, connection: Arc<Connection>, guard: G) -> Self {
-        Self { io, connection, written: 0, blocked: false, shut: false, lingered: 0, _guard: guard }
+        Self {
+            io,
+            connection,
+            written: 0,
+            blocked: false,
+            interim: Bytes::new(),
+            flushed: None,
+            shut: false,
+            lingered: 0,
+            _guard: guard,
+        }
     }
 
     fn wrote(self: Pin<&mut Self>, polled: &Poll<io::Result<usize>>) {
@@ -190,6 +206,43 @@ impl<T, G> Watched<T, G> {
         }
     }
 
+    fn interim(&self) -> &Interim {
+        &self.connection.interim
+    }
+}
+
+impl<T: AsyncWrite, G> Watched<T, G> {
+    /// Writes the informational responses that wait, if this is the place for them.
+    fn poll_interim(mut self: Pin<&mut Self>, flushing: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            if !self.interim().is_waiting() {
+                return Poll::Ready(Ok(()));
+            }
+            let waiting = self.interim().take();
+            if !flushing && self.flushed != Some(self.interim().request()) {
+                return Poll::Ready(Ok(()));
+            }
+            *self.as_mut().project().interim = waiting;
+        }
+        loop {
+            let this = self.as_mut().project();
+            if this.interim.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let polled = this.io.poll_write(cx, this.interim);
+            if let Poll::Ready(Ok(written)) = polled {
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                this.interim.advance(written);
+            }
+            self.as_mut().wrote(&polled);
+            ready!(polled)?;
+        }
+    }
+}
+
+impl<T, G> Watched<T, G> {
     /// In a tunnel: an error once it is cut.
     fn uncut(&self, read: bool, cx: &Context<'_>) -> io::Result<()> {
         if self.connection.tunnel.load(Ordering::Relaxed) && self.connection.tunnel_waits(read, cx) {
@@ -215,7 +268,10 @@ impl<T: AsyncRead, G> AsyncRead for Watched<T, G> {
 impl<T: AsyncRead + AsyncWrite, G> AsyncWrite for Watched<T, G> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.uncut(false, cx)?;
-        let polled = self.as_mut().project().io.poll_write(cx, buf);
+        ready!(self.as_mut().poll_interim(false, cx))?;
+        let this = self.as_mut().project();
+        *this.flushed = None;
+        let polled = this.io.poll_write(cx, buf);
         self.wrote(&polled);
         polled
     }
@@ -226,7 +282,10 @@ impl<T: AsyncRead + AsyncWrite, G> AsyncWrite for Watched<T, G> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.uncut(false, cx)?;
-        let polled = self.as_mut().project().io.poll_write_vectored(cx, bufs);
+        ready!(self.as_mut().poll_interim(false, cx))?;
+        let this = self.as_mut().project();
+        *this.flushed = None;
+        let polled = this.io.poll_write_vectored(cx, bufs);
         self.wrote(&polled);
         polled
     }
@@ -237,11 +296,16 @@ impl<T: AsyncRead + AsyncWrite, G> AsyncWrite for Watched<T, G> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.uncut(false, cx)?;
+        ready!(self.as_mut().poll_interim(true, cx))?;
         // TLS writes into a buffer of its own and is blocked here.
         let polled = self.as_mut().project().io.poll_flush(cx);
         match &polled {
             Poll::Pending => self.wrote(&Poll::Pending),
-            Poll::Ready(Ok(())) => self.wrote(&Poll::Ready(Ok(0))),
+            Poll::Ready(Ok(())) => {
+                let request = self.interim().request();
+                *self.as_mut().project().flushed = Some(request);
+                self.wrote(&Poll::Ready(Ok(0)));
+            }
             Poll::Ready(Err(_)) => {}
         }
         polled

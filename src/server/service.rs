@@ -61,6 +61,9 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Answer<S> {
         let in_flight = self.connection.begin_request();
+        if !self.connection.http2 {
+            self.connection.interim.begin();
+        }
         let mut upload = None;
         let connect = request.method() == Method::CONNECT;
         if request.version() == Version::HTTP_10 {
@@ -137,14 +140,24 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answered = match this.state.project() {
-            StateProj::Called { future } => ready!(future.poll(cx)).map_err(Into::into),
-            StateProj::Waiting { future } => ready!(future.as_mut().poll(cx)).map_err(Into::into),
+            StateProj::Called { future } => future.poll(cx).map_err(Into::into),
+            StateProj::Waiting { future } => future.as_mut().poll(cx).map_err(Into::into),
             StateProj::Refused { status, outcome } => {
                 let (status, outcome) = (*status, *outcome);
                 return Poll::Ready(finish(refused(status, outcome), this.in_flight.take(), true));
             }
-            StateProj::Failed { error } => Err(error.take().unwrap_or_else(|| "polled after its end".into())),
+            StateProj::Failed { error } => {
+                Poll::Ready(Err(error.take().unwrap_or_else(|| "polled after its end".into())))
+            }
         };
+        if let Some(in_flight) = this.in_flight.as_ref().filter(|in_flight| !in_flight.connection().http2) {
+            let interim = &in_flight.connection().interim;
+            match &answered {
+                Poll::Pending => interim.wake_for(cx),
+                Poll::Ready(_) => interim.end(),
+            }
+        }
+        let answered = ready!(answered);
         // Whatever the service made of a body that was cut short: the client is told what it did.
         let fault = this.upload.as_ref().and_then(|upload| upload.fault());
         let in_flight = this.in_flight.take();

@@ -19,6 +19,7 @@ use super::{
     pace::Pace,
     wait::{BodyWait, Direction},
 };
+use crate::interim::Interim;
 
 /// How long a client may take to close, once it was told that the connection ends (Envoy's `delayed_close_timeout`).
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ pub(super) struct Connection {
     /// The last request was of HTTP/1.0, where the connection's end may be the answer's.
     pub(super) http10: AtomicBool,
     abort: Abort,
+    /// HTTP/1: what goes ahead of the answer in flight.
+    pub(super) interim: Arc<Interim>,
     drain: Drain,
     opened: Instant,
     in_flight: AtomicUsize,
@@ -109,6 +112,7 @@ impl Connection {
             http2,
             http10: AtomicBool::new(false),
             abort,
+            interim: Arc::default(),
             drain,
             opened,
             in_flight: AtomicUsize::new(0),

@@ -195,3 +195,36 @@ async fn an_http_1_0_client_is_answered_in_its_terms() {
     assert_eq!(response.value("transfer-encoding"), None, "{}", response.head);
     assert!(raw.request().starts_with("GET / HTTP/1.1\r\n"));
 }
+
+#[tokio::test]
+async fn informational_responses_go_ahead_of_the_answer_they_belong_to() {
+    let raw = Raw::start(|mut peer| async move {
+        while let Some(request) = peer.request().await? {
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            let answer = format!(
+                "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <{path}>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n\
+                 HTTP/1.1 200 OK\r\nX-Path: {path}\r\nContent-Length: 0\r\n\r\n"
+            );
+            peer.write(answer).await?;
+        }
+        Ok(())
+    })
+    .await;
+    let ingress = Ingress::start(&everything_to(&[raw.addr])).await;
+    let mut conn = Conn::open(ingress.http).await.unwrap();
+    // All at once: each is to go ahead of its own answer and behind the one before.
+    let paths = ["/1", "/2", "/3"];
+    conn.send(paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).concat()).await.unwrap();
+    for path in paths {
+        let [processing, hints, answer] =
+            [conn.head().await.unwrap(), conn.head().await.unwrap(), conn.head().await.unwrap()];
+        assert!(processing.starts_with("HTTP/1.1 102 "), "{processing}");
+        assert!(hints.starts_with("HTTP/1.1 103 Early Hints\r\n"), "{hints}");
+        assert_eq!(values(&hints, "link"), [format!("<{path}>")]);
+        assert!(values(&hints, "x-hop").is_empty() && values(&hints, "connection").is_empty(), "{hints}");
+        assert_eq!(values(&answer, "x-path"), [path], "{answer}");
+    }
+    // HTTP/1.0 knows none.
+    let answer = send(ingress.http, "GET /0 HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    assert_eq!((answer.status, answer.value("x-path")), (200, Some("/0")));
+}

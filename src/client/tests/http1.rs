@@ -108,7 +108,7 @@ async fn a_request_that_may_have_been_read_is_not_sent_again() {
     let pool = pool(address);
     text(soon(pool.send(get("/"))).await.unwrap()).await.unwrap();
     let failed = soon(pool.send(get("/"))).await.unwrap_err();
-    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
+    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Stale));
     assert!(failed.request.is_none());
     assert_eq!(accepted.load(SeqCst), 1);
     settled(&pool, 0, 0, 0).await;

@@ -84,6 +84,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
     }
 
+    /// One head, interim or not, status line and fields.
+    pub(crate) async fn head(&mut self) -> io::Result<String> {
+        soon("a head", self.until("\r\n\r\n")).await
+    }
+
     /// Whether the other end closes without another byte, within `limit`.
     pub(crate) async fn closes_within(&mut self, limit: Duration) -> bool {
         if !self.unread.is_empty() {
