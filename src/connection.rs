@@ -1,8 +1,12 @@
 //! What is known of the connection a request arrived on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 /// Facts about the connection a request arrived on: a request extension, shared by all requests of the connection.
 ///
@@ -28,6 +32,16 @@ struct Facts {
     socket_peer: SocketAddr,
     local: SocketAddr,
     tls: Option<TlsInfo>,
+    values: OnceLock<FieldValues>,
+}
+
+/// What forwarding fields say of a connection, made once for all its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct FieldValues {
+    /// The peer's address. An IPv4 address mapped into IPv6 is the IPv4 address.
+    pub(crate) peer: HeaderValue,
+    /// The port it connected to.
+    pub(crate) local_port: HeaderValue,
 }
 
 /// Facts about a connection's TLS session.
@@ -49,7 +63,7 @@ impl ConnectionInfo {
     /// A plaintext connection from `peer` to `local`.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None }))
+        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None, values: OnceLock::new() }))
     }
 
     /// The same connection, on behalf of the client and for the destination that a PROXY protocol header named.
@@ -58,6 +72,7 @@ impl ConnectionInfo {
         let facts = Arc::make_mut(&mut self.0);
         facts.peer = peer;
         facts.local = local;
+        facts.values = OnceLock::new();
         self
     }
 
@@ -86,6 +101,13 @@ impl ConnectionInfo {
         self.0.local
     }
 
+    pub(crate) fn field_values(&self) -> &FieldValues {
+        self.0.values.get_or_init(|| FieldValues {
+            peer: address_value(self.0.peer.ip().to_canonical()),
+            local_port: self.0.local.port().into(),
+        })
+    }
+
     /// The TLS session; `None` on a plaintext connection.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
@@ -97,4 +119,9 @@ impl ConnectionInfo {
     pub fn scheme(&self) -> &'static str {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
+}
+
+/// An address as a field says it.
+pub(crate) fn address_value(ip: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
