@@ -1,8 +1,12 @@
 //! What is known of the connection a request arrived on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::interim::Interim;
 
@@ -31,6 +35,16 @@ struct Facts {
     local: SocketAddr,
     tls: Option<TlsInfo>,
     interim: Option<Arc<Interim>>,
+    values: OnceLock<FieldValues>,
+}
+
+/// What forwarding fields say of a connection, made once for all its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct FieldValues {
+    /// The peer's address. An IPv4 address mapped into IPv6 is the IPv4 address.
+    pub(crate) peer: HeaderValue,
+    /// The port it connected to.
+    pub(crate) local_port: HeaderValue,
 }
 
 /// Facts about a connection's TLS session.
@@ -52,7 +66,8 @@ impl ConnectionInfo {
     /// A plaintext connection from `peer` to `local`.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None, interim: None }))
+        let values = OnceLock::new();
+        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None, interim: None, values }))
     }
 
     /// The same connection, on behalf of the client and for the destination that a PROXY protocol header named.
@@ -61,6 +76,7 @@ impl ConnectionInfo {
         let facts = Arc::make_mut(&mut self.0);
         facts.peer = peer;
         facts.local = local;
+        facts.values = OnceLock::new();
         self
     }
 
@@ -99,6 +115,13 @@ impl ConnectionInfo {
         self.0.local
     }
 
+    pub(crate) fn field_values(&self) -> &FieldValues {
+        self.0.values.get_or_init(|| FieldValues {
+            peer: address_value(self.0.peer.ip().to_canonical()),
+            local_port: self.0.local.port().into(),
+        })
+    }
+
     /// The TLS session; `None` on a plaintext connection.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
@@ -110,4 +133,9 @@ impl ConnectionInfo {
     pub fn scheme(&self) -> &'static str {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
+}
+
+/// An address as a field says it.
+pub(crate) fn address_value(ip: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }

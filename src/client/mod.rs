@@ -209,7 +209,17 @@ impl Pool {
     /// `UpstreamProtocol`, `UpstreamTimeout`, or, if the request's own body failed, the outcome that its error carries,
     /// by default `Cancelled`.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {
-        send::send(&self.0.0, request).await
+        let mut place = Some(request);
+        let sent = self.send_from(&mut place).await;
+        sent.map_err(|error| Failed { error, request: place })
+    }
+
+    /// [`send`](Self::send), leaving the request in `place`, whole, if nothing of it was sent.
+    pub(crate) fn send_from(
+        &self,
+        place: &mut Option<Request<Body>>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> {
+        send::send(&self.0.0, place)
     }
 
     /// Retires the pool: idle connections are closed at once, those in use when their requests are done, waiting and

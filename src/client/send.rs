@@ -1,6 +1,11 @@
 //! One request and its answer.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -8,10 +13,9 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as _;
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 
 use super::{
-    Failed,
     body::{Download, Upload},
     failure,
     http1::Http1,
@@ -25,39 +29,43 @@ use crate::{Body, BoxError, Error, Outcome, Sent};
 /// now; all of them do when the peer wants no requests.
 const MAX_SESSIONS: u32 = 3;
 
-pub(super) async fn send(shared: &Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Failed> {
-    if request.method() == Method::CONNECT {
-        return Err(Failed { error: Error::new(Outcome::NotImplemented), request: Some(request) });
+/// Sends the request in `place`, which is still there afterwards, whole, if nothing of it was sent. So it moves once, to
+/// where it is written, rather than from future to future.
+pub(super) async fn send(shared: &Arc<Shared>, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
+    if place.as_ref().is_some_and(|request| request.method() == Method::CONNECT) {
+        return Err(Error::new(Outcome::NotImplemented));
     }
-    if let Err(error) = check_length(&request) {
-        return Err(Failed { error: Error::new(Outcome::BadRequest).with_source(error), request: Some(request) });
+    if let Some(Err(error)) = place.as_ref().map(check_length) {
+        return Err(Error::new(Outcome::BadRequest).with_source(error));
     }
-    let mut request = request;
     let mut ticket = None;
     let mut sessions = 0;
     loop {
-        let lease = match shared.acquire(&mut ticket).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(Failed { error: error.into(), request: Some(request) }),
-        };
-        match exchange(shared, lease, request, &mut sessions).await {
+        let lease = shared.acquire(&mut ticket).await?;
+        match exchange(shared, lease, place, &mut sessions).await {
             Ok(response) => return Ok(response),
-            Err(Unanswered::Failed(failed)) => return Err(failed),
-            Err(Unanswered::Stale(whole)) => request = whole,
+            Err(Unanswered::Stale) => {}
+            Err(Unanswered::Failed(error)) => return Err(error),
         }
     }
 }
 
 enum Unanswered {
     /// The connection had been closed while it was idle; the request is whole.
-    Stale(Request<Body>),
-    Failed(Failed),
+    Stale,
+    Failed(Error),
+}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 async fn exchange(
     shared: &Arc<Shared>,
     mut lease: Lease,
-    request: Request<Body>,
+    place: &mut Option<Request<Body>>,
     sessions: &mut u32,
 ) -> Result<Response<Body>, Unanswered> {
     let mut had_served = false;
@@ -65,7 +73,7 @@ async fn exchange(
         Some(Conn::One(conn)) => {
             had_served = conn.reused;
             if conn.reused && !conn.sender.is_ready() && conn.sender.ready().await.is_err() {
-                return Err(Unanswered::Stale(request));
+                return Err(Unanswered::Stale);
             }
             conn.reused
         }
@@ -76,23 +84,16 @@ async fn exchange(
         }
         None => false,
     };
-    let upgrade = request.headers().contains_key(UPGRADE);
+    let upgrade = prepare(&mut lease, place, shared)?;
     lease.begin();
-    let (response, lease) = match attempt(shared, lease, request).await {
-        Ok(answered) => answered,
-        Err(Unsent { error, request: Some(request) }) => {
-            return Err(if reused {
-                Unanswered::Stale(request)
-            } else {
-                let error = error.with_sent(Sent::Nothing);
-                Unanswered::Failed(Failed { error, request: Some(request) })
-            });
+    let response = match attempt(shared, &mut lease, place).await {
+        Ok(response) => response,
+        Err(_) if place.is_some() && reused => return Err(Unanswered::Stale),
+        Err(error) if place.is_some() => return Err(error.with_sent(Sent::Nothing).into()),
+        Err(error) if had_served && error.outcome() == Outcome::UpstreamReset => {
+            return Err(error.with_sent(Sent::Stale).into());
         }
-        Err(Unsent { error, request: None }) => {
-            let is_stale = had_served && error.outcome() == Outcome::UpstreamReset;
-            let error = if is_stale { error.with_sent(Sent::Stale) } else { error };
-            return Err(Unanswered::Failed(Failed { error, request: None }));
-        }
+        Err(error) => return Err(error.into()),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade || response.version() != Version::HTTP_11 {
@@ -100,7 +101,7 @@ async fn exchange(
             let error = Error::new(Outcome::UpstreamProtocol)
                 .with_sent(Sent::Possibly)
                 .with_source("101 without a request to upgrade");
-            return Err(Unanswered::Failed(Failed { error, request: None }));
+            return Err(error.into());
         }
         lease.upgraded();
         return Ok(response.map(|_| Body::empty()));
@@ -108,33 +109,37 @@ async fn exchange(
     Ok(response.map(|incoming| Download::body(incoming, lease)))
 }
 
-struct Unsent {
-    error: Error,
-    request: Option<Request<Body>>,
+/// Gives the request the form that its connection asks for, and tells whether it asks for an upgrade.
+fn prepare(lease: &mut Lease, place: &mut Option<Request<Body>>, shared: &Shared) -> Result<bool, Error> {
+    let request = place.as_mut().ok_or_else(|| Error::new(Outcome::Internal))?;
+    let upgrade = request.headers().contains_key(UPGRADE);
+    match lease.conn() {
+        Some(Conn::Two(_)) => for_http2(request, shared),
+        _ => for_http1(request, shared),
+    }
+    .map_err(|error| Error::new(Outcome::BadRequest).with_source(error))?;
+    Ok(upgrade)
 }
 
 /// Gives the request to the connection and waits for the head.
 async fn attempt(
     shared: &Arc<Shared>,
-    mut lease: Lease,
-    mut request: Request<Body>,
-) -> Result<(Response<Incoming>, Lease), Unsent> {
-    let prepared = match lease.conn() {
-        Some(Conn::Two(_)) => for_http2(&mut request, shared),
-        _ => for_http1(&mut request, shared),
-    };
-    if let Err(error) = prepared {
-        return Err(Unsent { error: Error::new(Outcome::BadRequest).with_source(error), request: Some(request) });
-    }
+    lease: &mut Lease,
+    place: &mut Option<Request<Body>>,
+) -> Result<Response<Incoming>, Error> {
     let began = shared.clock.now();
-    let (result, watch) = match lease.conn() {
-        Some(Conn::One(Http1 { sender, watch, .. })) => {
+    let (Some(conn), Some(request)) = (lease.conn(), place.take()) else { return Err(Error::new(Outcome::Internal)) };
+    let (result, watch) = match conn {
+        Conn::One(Http1 { sender, watch, .. }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, None));
-            (wait(sender.try_send_request(request), watch, shared).await, watch)
+            let answer = pin!(sender.try_send_request(request));
+            (in_time(answer, watch, shared).await, watch)
         }
-        Some(Conn::Two(Stream { session, watch })) => {
+        Conn::Two(Stream { session, watch }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, Some(&session.begun)));
-            let result = wait(session.sender.clone().try_send_request(request), watch, shared).await;
+            let mut sender = session.sender.clone();
+            let answer = pin!(sender.try_send_request(request));
+            let result = in_time(answer, watch, shared).await;
             match &result {
                 Some(Ok(_)) => session.answered(shared.clock.now(), shared),
                 Some(Err(error)) if error.message().is_some() => session.retire(),
@@ -145,37 +150,33 @@ async fn attempt(
             }
             (result, watch)
         }
-        None => return Err(Unsent { error: Error::new(Outcome::Internal), request: Some(request) }),
     };
     match result {
         Some(Ok(response)) => {
             watch.respond();
-            Ok((response, lease))
+            Ok(response)
         }
         Some(Err(mut error)) => {
-            let request = error.take_message().map(|request| request.map(Upload::into_body));
-            let error = match watch.take_failure() {
+            *place = error.take_message().map(|request| request.map(Upload::into_body));
+            Err(match watch.take_failure() {
                 Some(failure) => failure::of_upload(failure),
                 None => failure::of_request(error.into_error()),
-            };
-            Err(Unsent { error, request })
+            })
         }
-        None => Err(Unsent { error: Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly), request: None }),
+        None => Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly)),
     }
 }
 
 /// The answer, or `None` if it is late.
-async fn wait(
-    answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>>,
+fn in_time<T>(
+    mut answer: Pin<&mut impl Future<Output = T>>,
     watch: &Watch,
     shared: &Shared,
-) -> Option<Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
-    let mut answer = pin!(answer);
-    poll_fn(|cx| match answer.as_mut().poll(cx) {
+) -> impl Future<Output = Option<T>> {
+    poll_fn(move |cx| match answer.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => watch.poll_expired(cx, &shared.clock).map(|()| None),
     })
-    .await
 }
 
 /// Origin form and a `Host` field (RFC 9112 section 3.2), and the body's framing (section 6).

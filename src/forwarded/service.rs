@@ -1,11 +1,13 @@
 use std::{
-    io::Write,
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
 };
 
-use http::{HeaderName, HeaderValue, Request, header, uri::Authority};
+use http::{
+    HeaderName, HeaderValue, Request,
+    header::{self, Entry},
+    uri::Authority,
+};
 use tower_service::Service;
 
 use super::{
@@ -14,7 +16,10 @@ use super::{
     layer::Settings,
     names, nominated,
 };
-use crate::{connection::ConnectionInfo, exchange::Exchange};
+use crate::{
+    connection::{ConnectionInfo, address_value},
+    exchange::Exchange,
+};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -57,7 +62,7 @@ where
 fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let info = request.extensions().get::<ConnectionInfo>();
     let peer = info.map(|info| info.peer_addr().ip().to_canonical());
-    let local = info.map(ConnectionInfo::local_addr);
+    let values = info.map(ConnectionInfo::field_values).cloned();
     let scheme = info.map_or("http", ConnectionInfo::scheme);
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
@@ -68,28 +73,30 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
 
     let client = peer.map(|peer| if trusted { chain::client(headers, settings, peer) } else { peer });
-    if let (Some(peer), Some(client)) = (peer, client) {
-        let hop = address(peer);
-        let real = if client == peer { hop.clone() } else { address(client) };
-        chain::append(headers, X_FORWARDED_FOR, &hop);
+    if let (Some(values), Some(client)) = (&values, client) {
+        chain::append(headers, X_FORWARDED_FOR, &values.peer);
+        let real = if Some(client) == peer { values.peer.clone() } else { address_value(client) };
         headers.insert(X_REAL_IP, real);
     }
     if settings.forwarded || headers.contains_key(header::FORWARDED) {
         chain::append(headers, header::FORWARDED, &chain::element(peer, scheme, host.as_ref()));
     }
     // Of these a trusted peer's stand; anyone else's are gone.
-    let told = headers.contains_key(X_FORWARDED_PROTO);
-    if !told {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
+    let told = match headers.entry(X_FORWARDED_PROTO) {
+        Entry::Occupied(_) => true,
+        Entry::Vacant(entry) => {
+            entry.insert(HeaderValue::from_static(scheme));
+            false
+        }
+    };
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     // The port of our connection does not go with the scheme of another one.
-    if let Some(local) = local
+    if let Some(values) = values
         && !told
     {
-        headers.entry(X_FORWARDED_PORT).or_insert_with(|| port(local));
+        headers.entry(X_FORWARDED_PORT).or_insert(values.local_port);
     }
     if let Some(client) = client {
         // The record takes the client to be the peer, unless it is told better.
@@ -99,26 +106,5 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
             exchange.update(|record| record.client = Some(client));
         }
         request.extensions_mut().insert(ClientAddr::new(client));
-    }
-}
-
-fn address(ip: IpAddr) -> HeaderValue {
-    // 45 bytes hold any address; formatted here so that the value is the only allocation.
-    let mut text = [0; 45];
-    let mut rest = &mut text[..];
-    let written = write!(rest, "{ip}");
-    let left = rest.len();
-    match written {
-        Ok(()) => HeaderValue::from_bytes(&text[..text.len() - left]),
-        Err(_) => HeaderValue::try_from(ip.to_string()),
-    }
-    .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-}
-
-fn port(local: SocketAddr) -> HeaderValue {
-    match local.port() {
-        80 => HeaderValue::from_static("80"),
-        443 => HeaderValue::from_static("443"),
-        other => HeaderValue::from(other),
     }
 }

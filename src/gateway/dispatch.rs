@@ -34,9 +34,8 @@ pub(super) struct Dispatch {
 pub(super) struct Dispatching {
     #[pin]
     state: State,
-    /// The rule's limit on the whole request.
-    #[pin]
-    limit: Option<Sleep>,
+    /// The rule's limit on the whole request. Boxed: few rules have one, and everybody's future would be the larger for it.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 #[pin_project(project = StateProj)]
@@ -70,18 +69,19 @@ impl Dispatch {
         let Some(backend) = backend else {
             return Err(Error::new(Outcome::InvalidBackend).with_source("the rule has no backend with a weight"));
         };
-        parts.extensions.insert(found.route_match());
         if let Some(attempt) = rule.timeouts.attempt {
             parts.extensions.insert(AttemptTimeout(attempt));
         }
 
-        let request = Request::from_parts(parts, body);
         let state = match &backend.target {
-            Target::Local(local) => State::Local(local.clone().call(request)),
-            Target::Upstream(forward) => State::Upstream(forward.clone().call(request)),
+            Target::Local(local) => {
+                parts.extensions.insert(found.route_match());
+                State::Local(local.clone().call(Request::from_parts(parts, body)))
+            }
+            Target::Upstream(forward) => State::Upstream(forward.clone().call_admitted(parts, body)),
             Target::Invalid(why) => return Err(Error::new(Outcome::InvalidBackend).with_source(&**why)),
         };
-        Ok(Dispatching { state, limit: rule.timeouts.request.map(sleep) })
+        Ok(Dispatching { state, limit: rule.timeouts.request.map(|limit| Box::pin(sleep(limit))) })
     }
 }
 
@@ -112,8 +112,8 @@ impl Future for Dispatching {
             StateProj::Upstream(answer) => answer.poll(cx),
         };
         // An answer that is there in the instant its time runs out is an answer.
-        let (Poll::Pending, Some(limit)) = (&polled, this.limit.as_pin_mut()) else { return polled };
-        ready!(limit.poll(cx));
+        let (Poll::Pending, Some(limit)) = (&polled, this.limit) else { return polled };
+        ready!(limit.as_mut().poll(cx));
         Poll::Ready(Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly)))
     }
 }

@@ -81,5 +81,5 @@ pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bo
 
 /// Removes what `Connection` nominates, and tells whether it asked for an upgrade.
 pub(super) fn remove_nominated(headers: &mut HeaderMap) -> bool {
-    headers.contains_key(CONNECTION) && crate::forwarded::nominated::remove(headers, is_protected)
+    crate::forwarded::nominated::remove(headers, is_protected)
 }

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 
 use super::{
-    Refusal, admit,
+    Refusal,
     body::{self, Gate},
     fields,
     layer::Settings,
@@ -42,11 +42,8 @@ pub(super) struct Upgrade {
     pub(super) client: OnUpgrade,
 }
 
-pub(super) fn prepare(request: Request<Body>, settings: &Settings) -> Prepared {
-    let (mut parts, mut body) = request.into_parts();
-    if let Err(refusal) = admit(&mut parts) {
-        return Prepared::Answer(Err(refusal.into()));
-    }
+/// `parts` are those of a request that was admitted.
+pub(super) fn prepare(mut parts: Parts, mut body: Body, settings: &Settings) -> Prepared {
     if parts.headers.contains_key(VIA) && settings.via.is_in(&parts.headers) {
         return Prepared::Answer(Err(Error::new(Outcome::Loop).with_source("Via names this proxy already")));
     }

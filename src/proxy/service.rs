@@ -3,11 +3,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use tower_service::Service;
 
 use super::{
-    ResponseFuture,
+    ResponseFuture, admit,
     layer::Settings,
     request::{self, Prepared},
 };
@@ -26,6 +26,21 @@ impl<S> Forward<S> {
     }
 }
 
+impl<S> Forward<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
+{
+    /// [`call`](Service::call) for a request that [`admit`] has let in already.
+    pub(crate) fn call_admitted(&mut self, parts: Parts, body: Body) -> ResponseFuture<S::Future> {
+        match request::prepare(parts, body, &self.settings) {
+            Prepared::Forward(request, pending) => {
+                ResponseFuture::forward(self.inner.call(request), Arc::clone(&self.settings), pending)
+            }
+            Prepared::Answer(answer) => ResponseFuture::answer(answer),
+        }
+    }
+}
+
 impl<S> Service<Request<Body>> for Forward<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Error>,
@@ -39,11 +54,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match request::prepare(request, &self.settings) {
-            Prepared::Forward(request, pending) => {
-                ResponseFuture::forward(self.inner.call(request), Arc::clone(&self.settings), pending)
-            }
-            Prepared::Answer(answer) => ResponseFuture::answer(answer),
+        let (mut parts, body) = request.into_parts();
+        match admit(&mut parts) {
+            Ok(()) => self.call_admitted(parts, body),
+            Err(refusal) => ResponseFuture::answer(Err(refusal.into())),
         }
     }
 }

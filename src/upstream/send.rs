@@ -11,7 +11,7 @@ use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent,
     balance::{Attempt, Pick, is_failure},
-    client::{Failed, Pool},
+    client::Pool,
     exchange::Exchange,
 };
 
@@ -19,13 +19,21 @@ use crate::{
 /// the end of those that come back to it meanwhile.
 const MAX_STALE: u32 = 8;
 
-pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+/// The future has the request in one place, which the attempts take it from: an `async fn` would keep a second one for its
+/// argument.
+pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Error>> {
+    let mut place = Some(request);
+    async move { attempts(&upstream, &mut place).await }
+}
+
+async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
     let endpoints = upstream.discovered().await;
+    let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal)) };
     let exchange = Exchange::of(request.extensions()).cloned();
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
-    let hash = endpoints.balancer().hash(&request);
-    let spare = Spare::of(&request);
-    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    let hash = endpoints.balancer().hash(request);
+    let spare = Spare::of(request);
+    let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
     let mut stale = 0;
     let mut last = None;
 
@@ -42,21 +50,23 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
             });
         }
 
-        let failed = match one(&attempt, request, attempt_timeout).await {
+        let error = match one(&attempt, place, attempt_timeout).await {
             Ok(response) => return Ok(answered(attempt, response)),
-            Err(failed) => failed,
+            Err(error) => error,
         };
-        tracing::debug!(upstream = upstream.name(), endpoint = %address, error = %failed.error, "attempt failed");
-        settle(attempt, &failed.error);
-        let Some(again) = failed.request.or_else(|| spare.as_ref()?.again(&failed.error)) else {
-            return Err(failed.error);
-        };
-        if failed.error.sent() == Sent::Stale && stale < MAX_STALE {
+        tracing::debug!(upstream = upstream.name(), endpoint = %address, %error, "attempt failed");
+        settle(attempt, &error);
+        if place.is_none() {
+            *place = spare.as_ref().and_then(|spare| spare.again(&error));
+        }
+        if place.is_none() {
+            return Err(error);
+        }
+        if error.sent() == Sent::Stale && stale < MAX_STALE {
             stale += 1;
             tried.pop();
         }
-        request = again;
-        last = Some(failed.error);
+        last = Some(error);
     }
     Err(last.unwrap_or_else(|| Error::new(Outcome::NoEndpoint)))
 }
@@ -64,16 +74,17 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
 /// One attempt, in the time a rule allows for it.
 async fn one(
     attempt: &Attempt<Pool>,
-    request: Request<Body>,
+    place: &mut Option<Request<Body>>,
     limit: Option<AttemptTimeout>,
-) -> Result<Response<Body>, Failed> {
-    let sending = attempt.endpoint().payload().send(request);
+) -> Result<Response<Body>, Error> {
+    let sending = attempt.endpoint().payload().send_from(place);
     let Some(AttemptTimeout(limit)) = limit else { return sending.await };
-    match timeout(limit, sending).await {
+    // Boxed, as few rules have a limit: the future of every request would be the larger for the timer.
+    match Box::pin(timeout(limit, sending)).await {
         Ok(sent) => sent,
         Err(_) => {
-            let error = Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly);
-            Err(Failed { error, request: None })
+            *place = None;
+            Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly))
         }
     }
 }
@@ -110,7 +121,8 @@ fn settle(mut attempt: Attempt<Pool>, error: &Error) {
     }
 }
 
-/// What a request is made of again once its first making has left: only for requests without a body.
+/// What a request is made of again once its first making has left: only for requests without a body. In a box, as it
+/// lies beside the request in the future.
 struct Spare {
     method: Method,
     uri: Uri,
@@ -119,17 +131,17 @@ struct Spare {
 }
 
 impl Spare {
-    fn of(request: &Request<Body>) -> Option<Self> {
+    fn of(request: &Request<Body>) -> Option<Box<Self>> {
         // A request that asks for an upgrade carries the client's connection, which cannot be had twice.
         if !request.body().is_end_stream() || request.headers().contains_key(http::header::UPGRADE) {
             return None;
         }
-        Some(Self {
+        Some(Box::new(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             exchange: Exchange::of(request.extensions()).cloned(),
-        })
+        }))
     }
 
     /// The request once more, if `error` allows that.
