@@ -1,6 +1,9 @@
 //! What is known of the connection a request arrived on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -96,5 +99,24 @@ impl ConnectionInfo {
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.0.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// The client's address, as far as trusted peers vouch for it: a request extension set by
+/// [`Forwarded`](crate::forwarded::Forwarded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddr(IpAddr);
+
+impl ClientAddr {
+    /// A client at `ip`. An IPv4 address mapped into IPv6 becomes the IPv4 address.
+    #[must_use]
+    pub const fn new(ip: IpAddr) -> Self {
+        Self(ip.to_canonical())
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn ip(self) -> IpAddr {
+        self.0
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{AttemptTimeout, Upstream};
 use crate::{
-    Body, Error, Outcome, Sent,
+    Body, Error, Outcome, Sent, Side,
     balance::{Attempt, Pick, is_failure},
     client::{Failed, Pool},
     exchange::Exchange,
@@ -20,7 +20,8 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
     let exchange = Exchange::of(request.extensions()).cloned();
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
     let hash = endpoints.balancer().hash(&request);
-    let spare = Spare::of(&request);
+    let several = endpoints.len() > 1 && upstream.config().max_attempts > 1;
+    let spare = if several { Spare::of(&request) } else { None };
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     let mut last = None;
 
@@ -43,6 +44,10 @@ pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Resu
         };
         tracing::debug!(upstream = upstream.name(), endpoint = %address, error = %failed.error, "attempt failed");
         settle(attempt, &failed.error);
+        if failed.error.side() == Side::Downstream {
+            // What is wrong with the request is wrong with it everywhere.
+            return Err(failed.error);
+        }
         let Some(again) = failed.request.or_else(|| spare.as_ref()?.again(&failed.error)) else {
             return Err(failed.error);
         };
@@ -89,8 +94,9 @@ fn settle(mut attempt: Attempt<Pool>, error: &Error) {
         Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::TlsFailed | Outcome::CertificateRefused => {
             attempt.unreachable(now);
         }
-        // Our own limit, and the client's doing, say nothing of the endpoint.
-        Outcome::PoolExhausted | Outcome::Cancelled | Outcome::BadRequest | Outcome::RequestTimeout => attempt.cancel(),
+        // Our own limits and defects, and the client's doing, say nothing of the endpoint.
+        Outcome::PoolExhausted | Outcome::NoEndpoint => attempt.cancel(),
+        _ if error.side() != Side::Upstream => attempt.cancel(),
         _ => {
             attempt.reached();
             attempt.fail(now);
