@@ -135,6 +135,25 @@ impl ConnectionInfo {
     }
 }
 
+/// The client's address, as far as trusted peers vouch for it: a request extension set by
+/// [`Forwarded`](crate::forwarded::Forwarded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddr(IpAddr);
+
+impl ClientAddr {
+    /// A client at `ip`. An IPv4 address mapped into IPv6 becomes the IPv4 address.
+    #[must_use]
+    pub const fn new(ip: IpAddr) -> Self {
+        Self(ip.to_canonical())
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
 /// An address as a field says it.
 pub(crate) fn address_value(ip: IpAddr) -> HeaderValue {
     HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))

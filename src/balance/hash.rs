@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, Request, Uri, header::COOKIE, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, Request, Uri, header::COOKIE, request::Parts};
 use percent_encoding::percent_decode;
 use thiserror::Error;
 
-use crate::{config::HashKey, connection::ConnectionInfo};
+use crate::{
+    config::HashKey,
+    connection::{ClientAddr, ConnectionInfo},
+};
 
 /// A 64-bit hash that is the same in every process, on every platform, and in every version of this crate: FNV-1a
 /// followed by the finalizer of MurmurHash3, which spreads FNV's weak high bits.
@@ -93,23 +96,31 @@ impl RequestKey {
     }
 
     pub(super) fn of<B>(&self, request: &Request<B>) -> Option<u64> {
-        self.hash(request.uri(), request.headers(), request.extensions().get())
+        self.hash(request.uri(), request.headers(), request.extensions())
     }
 
     pub(super) fn of_parts(&self, parts: &Parts) -> Option<u64> {
-        self.hash(&parts.uri, &parts.headers, parts.extensions.get())
+        self.hash(&parts.uri, &parts.headers, &parts.extensions)
     }
 
-    fn hash(&self, uri: &Uri, headers: &HeaderMap, connection: Option<&ConnectionInfo>) -> Option<u64> {
+    fn hash(&self, uri: &Uri, headers: &HeaderMap, extensions: &Extensions) -> Option<u64> {
         let mut hasher = StableHasher::default();
         match self {
-            Self::ClientIp => hasher.write_ip(connection?.peer_addr().ip()),
+            Self::ClientIp => hasher.write_ip(client(extensions)?),
             Self::Header(name) => hasher.write(headers.get(name)?.as_bytes().iter().copied()),
             Self::Cookie(name) => hasher.write(cookie(headers, name)?.iter().copied()),
             Self::Query(name) => hasher.write(query(uri.query()?, name)?),
             Self::Path => hasher.write(uri.path().bytes()),
         }
         Some(hasher.finish())
+    }
+}
+
+/// The client as trusted peers tell it, else the peer.
+fn client(extensions: &Extensions) -> Option<IpAddr> {
+    match extensions.get::<ClientAddr>() {
+        Some(client) => Some(client.ip()),
+        None => extensions.get::<ConnectionInfo>().map(|connection| connection.peer_addr().ip()),
     }
 }
 
@@ -211,5 +222,22 @@ mod tests {
     fn the_path_is_hashed_without_the_query() {
         let request = Request::builder().uri("/a/b?c").body(()).unwrap();
         assert_eq!(hash(&HashKey::Path, &request), Some(stable_hash(b"/a/b")));
+    }
+
+    #[test]
+    fn the_client_that_trusted_peers_tell_of_goes_before_the_peer() {
+        let key = RequestKey::ClientIp;
+        let with = |peer: &str, client: Option<&str>| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(ConnectionInfo::new(peer.parse().unwrap(), "10.0.0.1:80".parse().unwrap()));
+            if let Some(client) = client {
+                request.extensions_mut().insert(ClientAddr::new(client.parse().unwrap()));
+            }
+            key.of(&request)
+        };
+        let alone = with("192.0.2.1:7", None);
+        assert_eq!(with("10.0.0.9:1", Some("192.0.2.1")), alone);
+        assert_ne!(with("10.0.0.9:1", Some("192.0.2.2")), alone);
+        assert_ne!(with("10.0.0.9:1", None), alone);
     }
 }

@@ -121,7 +121,7 @@ pub enum Balancer {
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum HashKey {
-    /// The client's IP address.
+    /// The client's IP address, as far as trusted peers vouch for it, else the connection's peer.
     ClientIp,
     /// The value of this header field.
     Header(String),

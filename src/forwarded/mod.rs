@@ -52,24 +52,7 @@ pub(crate) mod nominated;
 mod service;
 
 pub use self::{layer::ForwardedLayer, names::is_protected, service::Forwarded};
-
-/// The client's address, as far as trusted peers vouch for it: a request extension set by [`Forwarded`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClientAddr(std::net::IpAddr);
-
-impl ClientAddr {
-    /// A client at `ip`. An IPv4 address mapped into IPv6 becomes the IPv4 address.
-    #[must_use]
-    pub const fn new(ip: std::net::IpAddr) -> Self {
-        Self(ip.to_canonical())
-    }
-
-    /// The address.
-    #[must_use]
-    pub const fn ip(self) -> std::net::IpAddr {
-        self.0
-    }
-}
+pub use crate::connection::ClientAddr;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //!    endpoint, whatever its method. If the peer said that it did not process the request (HTTP/2 `REFUSED_STREAM`, or
 //!    `GOAWAY`), or the connection broke before an answer came, another endpoint is tried only where that is safe: the
 //!    request has no body, and in the second case its method is safe (RFC 9110 section 9.2.1).
+//!    What is the client's doing ends the request, and says nothing of the endpoint.
 //! 4. No request is offered to more than [`max_attempts`](crate::config::Upstream::max_attempts) endpoints.
 //! 5. The attempt is over when the response's body is: only then does the balancer count it out, and its time is the
 //!    latency.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{AttemptTimeout, Upstream};
 use crate::{
-    Body, Error, Outcome, Sent,
+    Body, Error, Outcome, Sent, Side,
     balance::{Attempt, Pick, is_failure},
     client::Pool,
     exchange::Exchange,
@@ -56,6 +56,10 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         };
         tracing::debug!(upstream = upstream.name(), endpoint = %address, %error, "attempt failed");
         settle(attempt, &error);
+        if error.side() == Side::Downstream {
+            // What is wrong with the request is wrong with it everywhere.
+            return Err(error);
+        }
         if place.is_none() {
             *place = spare.as_ref().and_then(|spare| spare.again(&error));
         }
@@ -112,8 +116,9 @@ fn settle(mut attempt: Attempt<Pool>, error: &Error) {
         Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::TlsFailed | Outcome::CertificateRefused => {
             attempt.unreachable(now);
         }
-        // Our own limit, and the client's doing, say nothing of the endpoint.
-        Outcome::PoolExhausted | Outcome::Cancelled | Outcome::BadRequest | Outcome::RequestTimeout => attempt.cancel(),
+        // Our own limits and defects, and the client's doing, say nothing of the endpoint.
+        Outcome::PoolExhausted | Outcome::NoEndpoint => attempt.cancel(),
+        _ if error.side() != Side::Upstream => attempt.cancel(),
         _ => {
             attempt.reached();
             attempt.fail(now);

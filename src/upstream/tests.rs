@@ -18,7 +18,9 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::*;
-use crate::{Body, Error, Outcome, Sent, config::Endpoints, exchange::Exchange, upstream::discover::Dns};
+use crate::{
+    Body, Error, Outcome, Sent, balance::Availability, config::Endpoints, exchange::Exchange, upstream::discover::Dns,
+};
 
 /// Counts connections and requests.
 #[derive(Clone, Default)]
@@ -265,6 +267,84 @@ async fn the_first_requests_wait_for_discovery_and_no_longer_than_for_a_connecti
     let config = config::Upstream { connect_timeout: Duration::from_millis(50), ..upstream([]) };
     let lost = Upstream::discovered_by(config, Discover::dns(never)).unwrap();
     assert_eq!(ask(&lost, Method::GET, "").await.unwrap_err().outcome(), Outcome::NoEndpoint);
+}
+
+#[tokio::test]
+async fn a_full_pool_sends_the_request_elsewhere_and_says_nothing_of_the_endpoint() {
+    let (alive, seen) = echo().await;
+    let full = silent().await;
+    let pool = config::PoolLimits { max_connections: 1, max_pending: 0, ..config::PoolLimits::default() };
+    let upstream = Upstream::new(config::Upstream { pool, ..upstream([full, alive]) }).unwrap();
+    // One request for each: that of the silent one stays there and fills its pool.
+    let stuck: Vec<_> = (0..2).map(|_| tokio::spawn(upstream.clone().oneshot(request(Method::GET, "").0))).collect();
+    let stats = || upstream.endpoints().iter().map(|(endpoint, _)| endpoint.payload().stats()).collect::<Vec<_>>();
+    timeout(Duration::from_secs(20), async {
+        while seen.requests() < 1 || stats().iter().map(|stats| stats.in_flight).sum::<usize>() < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let before = seen.requests();
+    for _ in 0..6 {
+        assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
+    }
+    assert_eq!(seen.requests() - before, 6);
+    let now = Instant::now();
+    for (endpoint, _) in upstream.endpoints().iter() {
+        assert_eq!(endpoint.availability(now), Availability::Available);
+    }
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn what_the_client_does_wrong_is_tried_once_and_not_held_against_the_endpoint() {
+    let (alive, seen) = echo().await;
+    let upstream = Upstream::new(upstream([alive, echo().await.0])).unwrap();
+    let (mut wrong, exchange) = request(Method::POST, "body");
+    wrong.headers_mut().insert("content-length", "5".parse().unwrap());
+    let error = upstream.clone().oneshot(wrong).await.unwrap_err();
+    assert_eq!((error.outcome(), exchange.record().attempts), (Outcome::BadRequest, 1));
+    let (connect, exchange) = request(Method::CONNECT, "");
+    let error = upstream.clone().oneshot(connect).await.unwrap_err();
+    assert_eq!((error.outcome(), exchange.record().attempts), (Outcome::NotImplemented, 1));
+    assert_eq!(seen.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_may_change_under_load_and_those_that_go_leave_nothing_open() {
+    let mut backends = Vec::new();
+    for _ in 0..5 {
+        backends.push(echo().await);
+    }
+    let addresses: Vec<_> = backends.iter().map(|(address, _)| *address).collect();
+    let upstream = Upstream::new(upstream(addresses[..1].iter().copied())).unwrap();
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
+                }
+            })
+        })
+        .collect();
+    let mut dropped = Vec::new();
+    let mut rng = fastrand::Rng::with_seed(7);
+    while asking.iter().any(|task| !task.is_finished()) {
+        let mut set = addresses.clone();
+        rng.shuffle(&mut set);
+        set.truncate(rng.usize(1..=set.len()));
+        dropped.extend(upstream.endpoints().iter().map(|(endpoint, _)| Arc::downgrade(endpoint)));
+        upstream.set_endpoints(&set.into_iter().map(config::Endpoint::from).collect::<Vec<_>>());
+        tokio::task::yield_now().await;
+    }
+    for task in asking {
+        task.await.unwrap();
+    }
+    assert_eq!(backends.iter().map(|(_, seen)| seen.requests()).sum::<usize>(), 400, "each arrived once");
+    upstream.set_endpoints(&[]);
+    assert!(dropped.iter().all(|endpoint| endpoint.strong_count() == 0), "no endpoint is held by anyone");
 }
 
 #[test]
