@@ -92,6 +92,7 @@ fn info(connection: &ServerConnection) -> TlsInfo {
         }),
         cipher_suite: connection.negotiated_cipher_suite().and_then(|suite| standard_name(suite.suite().as_str()?)),
         peer_certificates: certificates.iter().map(|certificate| Bytes::copy_from_slice(certificate)).collect(),
+        peer_identity: None,
     }
 }
 
