@@ -166,6 +166,7 @@ fn certificates_are_read_from_beside_the_file() {
             server_name: Some("x".into()),
             roots: Roots::Pem(chain.clone().into()),
             client_auth: Some(ClientAuth { chain: chain.clone().into(), key: key.clone().into() }),
+            ..UpstreamTls::default()
         })
     );
     let origin = format!("{0}/gate.yaml:2: certificates[0] ({0}/certs/c.pem)", folder.path().display());
