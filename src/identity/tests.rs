@@ -3,7 +3,6 @@
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower_layer::Layer;
-use tower_service::Service;
 use tower_test::mock;
 
 use super::*;

@@ -110,7 +110,7 @@ impl ClientTls {
     pub fn new(tls: &UpstreamTls, default_name: &str, protocol: Protocol) -> Result<Self, ClientTlsError> {
         let trust = trust(tls)?;
         let identity = tls.client_auth.as_ref().map(|auth| {
-            let (origin, hosts) = (String::new(), Vec::new());
+            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
             let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
             Identity::new(&certificate, trust.clone()).map_err(of_client_auth)
         });

@@ -36,3 +36,6 @@ pub use self::{
     server::{ClientCertificates, ServerTls},
     trust::Trust,
 };
+
+#[cfg(all(test, feature = "tls-ring"))]
+mod tests;

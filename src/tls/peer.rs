@@ -36,3 +36,14 @@ fn sha256(bytes: &[u8], provider: &CryptoProvider) -> Option<[u8; 32]> {
     })?;
     hash.hash(bytes).as_ref().try_into().ok()
 }
+
+#[cfg(all(test, feature = "tls-ring"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_sha_256() {
+        let hash = sha256(b"abc", &rustls::crypto::ring::default_provider()).unwrap();
+        assert_eq!(hash[..8], [0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea]);
+    }
+}

@@ -4,8 +4,22 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// Why a handshake failed over a certificate. [`Display`](fmt::Display) says whose and why in one line; the source is what
-/// verification itself said, with times and names.
+/// Why a handshake failed over a certificate: among the causes of the [`Error`](crate::Error) that a request fails with, and
+/// of what a server logs. [`Display`](fmt::Display) says whose and why in one line; the source is what verification itself
+/// said, with times and names.
+///
+/// # Example
+/// ```
+/// use std::error::Error;
+/// use portcullis::tls::{CertificateRefused, RefusedReason};
+///
+/// /// Whether the upstream's certificate, or ours, wants renewing.
+/// fn expired(error: &portcullis::Error) -> bool {
+///     let causes = std::iter::successors(error.source(), |cause| cause.source());
+///     causes.filter_map(|cause| cause.downcast_ref()).any(|refused: &CertificateRefused| refused.reason() == RefusedReason::Expired)
+/// }
+/// assert!(!expired(&portcullis::Error::new(portcullis::Outcome::ConnectFailed)));
+/// ```
 #[derive(Debug, Clone)]
 pub struct CertificateRefused {
     ours: bool,
@@ -46,6 +60,11 @@ pub(super) struct WrongIdentity {
     pub(super) presented: String,
 }
 
+/// Around the refusal in an [`io::Error`], whose own source is not what it holds but the source of that.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS handshake")]
+struct Handshake(#[source] CertificateRefused);
+
 impl CertificateRefused {
     /// What `error` says of a certificate; `None` when it is about something else.
     pub(crate) fn of(error: &Error) -> Option<Self> {
@@ -71,7 +90,7 @@ impl CertificateRefused {
     }
 
     pub(super) fn into_io(self) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, self)
+        io::Error::new(io::ErrorKind::InvalidData, Handshake(self))
     }
 
     /// Why.
@@ -152,6 +171,10 @@ impl fmt::Display for CertificateRefused {
 
 impl std::error::Error for CertificateRefused {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
+        match &self.source {
+            // rustls would show it as Rust does for debugging.
+            Error::InvalidCertificate(CertificateError::Other(other)) => Some(&*other.0),
+            error => Some(error),
+        }
     }
 }

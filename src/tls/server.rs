@@ -186,7 +186,7 @@ impl ServerTls {
             shaken.map_err(|error| match CertificateRefused::find(&error) {
                 Some(refused) => {
                     let refused = refused.presented(REFUSED.with(|names| names.borrow_mut().take()));
-                    tracing::info!(%peer, detail = %error, "TLS handshake: {refused}");
+                    tracing::info!(%peer, %error, "TLS handshake: {refused}");
                     refused.into_io()
                 }
                 None => error,

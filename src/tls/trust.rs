@@ -27,7 +27,10 @@ use crate::BoxError;
 ///    that were verified before it are not resumed.
 ///
 /// # Caveats
-/// All roots are trusted for all names. With SPIFFE federation, verify peers of different trust domains by different `Trust`s.
+/// * All roots are trusted for all names. With SPIFFE federation, verify peers of different trust domains by different
+///   `Trust`s.
+/// * A revocation list is taken for its authority's by the authority's name. While an authority changes its key and keeps its
+///   name, and there are lists, certificates of one of the two keys are refused.
 ///
 /// # Example
 /// ```
@@ -212,7 +215,8 @@ pub(super) fn refusal(error: webpki::Error) -> rustls::Error {
             Refused::NotValidForNameContext { expected: names.expected, presented: names.presented }
         }
         Error::CertRevoked => Refused::Revoked,
-        Error::UnknownRevocationStatus => Refused::UnknownRevocationStatus,
+        Error::UnknownRevocationStatus | Error::InvalidCrlSignatureForPublicKey => Refused::UnknownRevocationStatus,
+        Error::IssuerNotCrlSigner => return rustls::CertRevocationListError::IssuerInvalidForCrl.into(),
         Error::CrlExpired { time, next_update } => Refused::ExpiredRevocationListContext { time, next_update },
         Error::RequiredEkuNotFoundContext(_) => Refused::InvalidPurpose,
         other => Refused::Other(rustls::OtherError(Arc::new(other))),
