@@ -15,8 +15,9 @@ use rustls::{AlertDescription, CertificateError, Error};
 ///
 /// /// Whether the upstream's certificate, or ours, wants renewing.
 /// fn expired(error: &portcullis::Error) -> bool {
-///     let causes = std::iter::successors(error.source(), |cause| cause.source());
-///     causes.filter_map(|cause| cause.downcast_ref()).any(|refused: &CertificateRefused| refused.reason() == RefusedReason::Expired)
+///     let causes = std::iter::successors(error.source(), |&cause| cause.source());
+///     let mut refusals = causes.filter_map(|cause| cause.downcast_ref::<CertificateRefused>());
+///     refusals.any(|refused| refused.reason() == RefusedReason::Expired)
 /// }
 /// assert!(!expired(&portcullis::Error::new(portcullis::Outcome::ConnectFailed)));
 /// ```

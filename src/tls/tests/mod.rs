@@ -169,7 +169,7 @@ async fn shake(server: &ServerTls, client: &ClientTls) -> (io::Result<TlsInfo>, 
 
 /// The refusal that an error has among its causes.
 fn refused<'a>(error: &'a (dyn StdError + 'static)) -> &'a CertificateRefused {
-    let found = std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref());
+    let found = std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref());
     found.unwrap_or_else(|| panic!("not over a certificate: {error}"))
 }
 
