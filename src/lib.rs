@@ -108,5 +108,10 @@ pub use self::{
     outcome::{Outcome, Side},
 };
 
+/// The README's snippets compile.
+#[cfg(all(doctest, feature = "kubernetes", feature = "tls-ring"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Any error, where its type has been given up.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

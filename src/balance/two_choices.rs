@@ -20,6 +20,10 @@ const RETRY_ONE_OF: u8 = 16;
 /// Latencies that differ by less than this factor are the same: chance decides, and so do weights, not the noise.
 const SAME: f32 = 1.25;
 
+/// Latencies below this, in microseconds, count as this: so short a time tells more of a cold connection and of the
+/// scheduler than of the endpoint. A slower one still shows in its requests in flight.
+const SHORTEST: f32 = 5_000.0;
+
 /// Fewer requests in flight for its weight.
 pub(super) fn by_requests(a: &Candidate, b: &Candidate, rng: &mut fastrand::Rng) -> bool {
     if a.reading.penalised != b.reading.penalised {
@@ -36,6 +40,10 @@ pub(super) fn by_latency(a: &Candidate, b: &Candidate, rng: &mut fastrand::Rng) 
     let (mut of_a, mut of_b) = (a.latency(b), b.latency(a));
     if of_a.max(of_b) < SAME * of_a.min(of_b) {
         (of_a, of_b) = (1.0, 1.0);
+    } else if a.reading.in_flight == 0 && b.reading.in_flight == 0 {
+        // Neither has anything to do. If the faster one took all, one slow answer would keep an endpoint from ever giving
+        // a better one, so each gets its share by speed.
+        return rng.f32() * (of_a + of_b) < of_a;
     }
     of_b * (1.0 + b.in_flight()) < of_a * (1.0 + a.in_flight())
 }
@@ -63,6 +71,6 @@ impl Candidate {
             // neither floods a newcomer nor keeps them from it.
             this.aged.max(other.aged)
         };
-        latency.max(1.0)
+        latency.max(SHORTEST)
     }
 }

@@ -4,7 +4,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use ipnet::IpNet;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 use tower_service::Service;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     local::{Local, Locals},
 };
 use crate::{
-    Body, BoxError,
+    Body, BoxError, Error, Outcome,
     config::Config,
     forwarded::ForwardedLayer,
     proxy::{ForwardLayer, Tunnels},
@@ -66,6 +66,7 @@ impl GatewayBuilder {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let service = service.map_err(|error| Error::new(Outcome::Internal).with_source(error));
         self.locals.insert(name.into(), Local::new(service));
         self
     }

@@ -14,15 +14,12 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use super::{
-    compile::{Snapshot, Target},
-    local::LocalFuture,
-};
+use super::compile::{Snapshot, Target};
 use crate::{
     Body, Error, Outcome, Sent,
     exchange::Exchange,
     proxy::{self, admit},
-    route::path::normalize_uri,
+    route::{self, path::normalize_uri},
     upstream::{self, AttemptTimeout},
 };
 
@@ -45,7 +42,7 @@ pub(super) struct Dispatching {
 #[pin_project(project = StateProj)]
 enum State {
     Refused(Option<Error>),
-    Local(LocalFuture),
+    Local(#[pin] route::TargetFuture<Error>),
     Upstream(#[pin] proxy::ResponseFuture<upstream::ResponseFuture>),
 }
 
@@ -80,7 +77,7 @@ impl Dispatch {
 
         let request = Request::from_parts(parts, body);
         let state = match &backend.target {
-            Target::Local(local) => State::Local(local.call(request)),
+            Target::Local(local) => State::Local(local.clone().call(request)),
             Target::Upstream(forward) => State::Upstream(forward.clone().call(request)),
             Target::Invalid(why) => return Err(Error::new(Outcome::InvalidBackend).with_source(&**why)),
         };
@@ -111,7 +108,7 @@ impl Future for Dispatching {
             StateProj::Refused(error) => {
                 Poll::Ready(Err(error.take().unwrap_or_else(|| Error::new(Outcome::Internal))))
             }
-            StateProj::Local(answer) => answer.as_mut().poll(cx),
+            StateProj::Local(answer) => answer.poll(cx),
             StateProj::Upstream(answer) => answer.poll(cx),
         };
         // An answer that is there in the instant its time runs out is an answer.

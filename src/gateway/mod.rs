@@ -3,8 +3,7 @@
 //! A [`Gateway`] is a Tower service made from a [`Config`], the one data model that Kubernetes manifests, a YAML file and
 //! code all become. It can be mounted in a [`Server`](crate::server::Server) or in an axum app, and it is made of the same
 //! layers and services as anyone can stack by hand:
-//! [`Telemetry`](crate::telemetry::Telemetry) around [`Respond`](crate::respond::Respond) around
-//! [`Forwarded`](crate::forwarded::Forwarded) around a [`RouteTable`](crate::route::RouteTable), whose targets are services
+//! [`Telemetry`] around [`Respond`] around [`Forwarded`] around a [`RouteTable`](crate::route::RouteTable), whose targets are services
 //! in this process or [`Upstream`]s behind [`Forward`](crate::proxy::Forward).
 //!
 //! 1. What is ambiguous is refused: a request without one valid host, a path without a normal form, `CONNECT`.

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use pin_project::pin_project;
 use tower::util::Oneshot;
 use tower_service::Service;
@@ -16,7 +16,11 @@ use super::{
     Explanation, RouteTable, RouterBuilder,
     path::{self, InvalidPath},
 };
-use crate::{Outcome, exchange::Exchange};
+use crate::{
+    Outcome,
+    exchange::Exchange,
+    respond::{Dialect, refusal},
+};
 
 /// Sends each request to the service of its rule.
 ///
@@ -166,7 +170,7 @@ enum State<S: Service<Request<B>>, B> {
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     outcome: Outcome,
-    is_grpc: bool,
+    dialect: Dialect,
 }
 
 impl<S: Service<Request<B>>, B> RouteFuture<S, B> {
@@ -175,9 +179,7 @@ impl<S: Service<Request<B>>, B> RouteFuture<S, B> {
     }
 
     fn answer(outcome: Outcome, request: &Request<B>) -> Self {
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        Self(State::Answered(Some(Answer { outcome, is_grpc })))
+        Self(State::Answered(Some(Answer { outcome, dialect: Dialect::of(request.headers()) })))
     }
 }
 
@@ -210,21 +212,8 @@ impl<S: Service<Request<B>>, B> fmt::Debug for RouteFuture<S, B> {
 }
 
 impl Answer {
+    /// Without the text that a refusal has, as nothing is known of the body but that it can be empty.
     fn into_response<B: Default>(self) -> Response<B> {
-        let mut response = Response::new(B::default());
-        if self.is_grpc {
-            // gRPC clients read the status of an answer without messages from its head. The codes are those that the
-            // gRPC specification maps HTTP statuses to: 404 to UNIMPLEMENTED, 400 to INTERNAL.
-            let code = if self.outcome == Outcome::NoRoute { "12" } else { "13" };
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from_static(code));
-            headers.insert("grpc-message", HeaderValue::from_static(self.outcome.as_str()));
-            *response.status_mut() = StatusCode::OK;
-        } else {
-            *response.status_mut() = self.outcome.status();
-        }
-        response.extensions_mut().insert(self.outcome);
-        response
+        refusal(self.outcome, self.dialect).map(|_| B::default())
     }
 }

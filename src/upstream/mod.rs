@@ -82,6 +82,7 @@ struct Dial {
     template: Target,
     limits: config::PoolLimits,
     /// Whether TLS verifies each endpoint by its own address, there being no other name for it.
+    #[cfg(feature = "tls")]
     by_address: bool,
 }
 
@@ -254,31 +255,16 @@ impl Dial {
         template.connect_timeout = config.connect_timeout;
         template.response_timeout = config.response_timeout;
         template.stream_idle_timeout = config.stream_idle_timeout;
-        let mut dial = Self { template, limits: config.pool.clone(), by_address: false };
-        if let Some(tls) = &config.tls {
-            dial.set_tls(config, tls)?;
+        #[cfg(not(feature = "tls"))]
+        if config.tls.is_some() {
+            return Err(BuildError::NoTls { name: config.name.clone() });
         }
-        Ok(dial)
-    }
-
-    #[cfg(feature = "tls")]
-    fn set_tls(&mut self, config: &config::Upstream, tls: &config::UpstreamTls) -> Result<(), BuildError> {
-        let looked_up = match &config.endpoints {
-            config::Endpoints::Dns { host, .. } => Some(host.as_str()),
-            config::Endpoints::Static(_) => None,
-        };
-        self.by_address = tls.server_name.is_none() && looked_up.is_none();
-        // A placeholder where each endpoint's own address takes its place.
-        let name = looked_up.unwrap_or("0.0.0.0");
-        let built = ClientTls::new(tls, name, config.protocol)
-            .map_err(|source| BuildError::Tls { name: config.name.clone(), source })?;
-        self.template.tls = Some(built);
-        Ok(())
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn set_tls(&mut self, config: &config::Upstream, _: &config::UpstreamTls) -> Result<(), BuildError> {
-        Err(BuildError::NoTls { name: config.name.clone() })
+        Ok(Self {
+            #[cfg(feature = "tls")]
+            by_address: set_tls(&mut template, config)?,
+            template,
+            limits: config.pool.clone(),
+        })
     }
 
     fn pool(&self, address: SocketAddr) -> Pool {
@@ -290,6 +276,22 @@ impl Dial {
         }
         Pool::new(target, &self.limits)
     }
+}
+
+/// Whether the name that TLS verifies is each endpoint's own address.
+#[cfg(feature = "tls")]
+fn set_tls(template: &mut Target, config: &config::Upstream) -> Result<bool, BuildError> {
+    let Some(tls) = &config.tls else { return Ok(false) };
+    let looked_up = match &config.endpoints {
+        config::Endpoints::Dns { host, .. } => Some(host.as_str()),
+        config::Endpoints::Static(_) => None,
+    };
+    // A placeholder where each endpoint's own address takes its place.
+    let name = looked_up.unwrap_or("0.0.0.0");
+    let built = ClientTls::new(tls, name, config.protocol)
+        .map_err(|source| BuildError::Tls { name: config.name.clone(), source })?;
+    template.tls = Some(built);
+    Ok(tls.server_name.is_none() && looked_up.is_none())
 }
 
 impl fmt::Debug for Upstream {

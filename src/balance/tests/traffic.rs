@@ -107,6 +107,21 @@ fn a_few_failures_everywhere_do_not_herd_the_traffic() {
 }
 
 #[test]
+fn one_slow_answer_does_not_cost_an_idle_endpoint_its_place() {
+    // The first answer has a connection to make and caches to fill; then all are equally fast, and never busy.
+    for first in [3, 20, 50] {
+        let now = Instant::now();
+        let mut world = World::new(set(&config::Balancer::PeakEwma, &[1, 1, 1], now), now);
+        let mut cold = true;
+        let seen = world.run(600, Duration::from_millis(100), |n, _| {
+            let slow = n == 0 && std::mem::take(&mut cold);
+            Answer { after: if slow { Duration::from_millis(first) } else { Duration::from_micros(300) }, well: true }
+        });
+        assert!(share(&seen, 0) > 0.15, "after {first} ms: {seen:?}");
+    }
+}
+
+#[test]
 fn the_slow_one_receives_less_and_recovers() {
     let now = Instant::now();
     let mut world = World::new(set(&config::Balancer::PeakEwma, &[1, 1, 1], now), now);
