@@ -14,7 +14,9 @@ use crate::{
 
 type Mock = mock::Mock<Request<()>, Response<Body>>;
 
-fn spawn(layer: &AllowLayer) -> (mock::Spawn<Allow<Mock>>, mock::Handle<Request<()>, Response<Body>>) {
+type Handle = mock::Handle<Request<()>, Response<Body>>;
+
+fn spawn(layer: &AllowLayer) -> (mock::Spawn<Allow<Mock>>, Handle) {
     let (service, handle) = mock::pair();
     (mock::Spawn::new(layer.layer(service)), handle)
 }

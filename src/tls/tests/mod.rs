@@ -17,16 +17,17 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tower::service_fn;
+use tower::{ServiceExt, service_fn};
 
 use super::{client::ClientTls, *};
 use crate::{
     Body, Error, Outcome,
     client::{Pool, Target},
-    config::{Certificate, PoolLimits, Protocol, Roots, UpstreamTls},
+    config::{self, Certificate, PoolLimits, Protocol, Roots, UpstreamTls},
     connection::TlsInfo,
     identity::PeerIdentity,
     server::Server,
+    upstream::Upstream,
 };
 
 const CART: &str = "spiffe://mesh.example/ns/shop/sa/cart";
@@ -186,6 +187,25 @@ async fn both_sides_know_each_other_by_spiffe_ids_alone() {
         let tls = ClientTls::mtls(&cart, &tls, "127.0.0.1", Protocol::Http1).unwrap();
         assert_eq!(ask(&pool(address, tls)).await.unwrap(), CART, "{what}");
     }
+}
+
+#[tokio::test]
+async fn an_upstream_is_given_an_identity() {
+    let ca = ca();
+    let cart = ca.identity(&[CART]);
+    let address = serve(mutual(&ca.identity(&[PAY])));
+    let config = config::Upstream::new("pay", config::Endpoints::fixed([address]));
+    let config = config::Upstream { tls: Some(expecting(PAY)), ..config };
+    let asked = async |config| {
+        let request = Request::get("/").header("host", "mesh.example").body(Body::empty()).unwrap();
+        let response = Upstream::mtls(config, &cart).unwrap().oneshot(request).await?;
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Ok::<_, Error>(String::from_utf8(body.to_vec()).unwrap())
+    };
+    assert_eq!(asked(config.clone()).await.unwrap(), CART);
+    // By default the server's address would have to stand in its certificate.
+    let error = asked(config::Upstream { tls: None, ..config }).await.unwrap_err();
+    assert_eq!(refused(&error).reason(), RefusedReason::WrongName);
 }
 
 #[tokio::test]
