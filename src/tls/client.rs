@@ -57,7 +57,7 @@ pub enum ClientTlsError {
 
 /// TLS towards one upstream: whom it trusts, whom it expects, and who it is. Cheap to clone.
 ///
-/// 1. TLS 1.2 and 1.3, with the cipher suites of [`default_provider`](super::default_provider).
+/// 1. TLS 1.2 and 1.3, with the cipher suites of [`default_provider`].
 /// 2. The certificate must chain to the roots, be valid today, not be revoked where there are revocation lists, and name the
 ///    server among its subject alternative names (RFC 9110 section 4.3.4; RFC 9525). The subject's common name is never
 ///    looked at.
