@@ -10,6 +10,8 @@ use http::HeaderValue;
 
 use crate::interim::Interim;
 
+use crate::identity::PeerIdentity;
+
 /// Facts about the connection a request arrived on: a request extension, shared by all requests of the connection.
 ///
 /// # Example
@@ -60,6 +62,8 @@ pub struct TlsInfo {
     pub cipher_suite: Option<&'static str>,
     /// The client's certificates in DER, end entity first; empty when it presented none.
     pub peer_certificates: Vec<Bytes>,
+    /// Who the client is by its certificate, where that was asked for and verified.
+    pub peer_identity: Option<Arc<PeerIdentity>>,
 }
 
 impl ConnectionInfo {
@@ -126,6 +130,12 @@ impl ConnectionInfo {
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.0.tls.as_ref()
+    }
+
+    /// Who the client is, by a certificate that was verified.
+    #[must_use]
+    pub fn peer_identity(&self) -> Option<&PeerIdentity> {
+        self.tls()?.peer_identity.as_deref()
     }
 
     /// `https` on a TLS connection, else `http`.

@@ -49,6 +49,7 @@
 //! |---|---|
 //! | serve a configuration | [`gateway`], [`source`], [`config`] |
 //! | accept connections, TLS, drain | [`server`], [`tls`] |
+//! | know and admit peers by certificate | [`identity`], [`tls::Identity`] |
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
@@ -82,6 +83,7 @@ mod outcome;
 // Policy, and layers.
 pub mod balance;
 pub mod forwarded;
+pub mod identity;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

@@ -50,6 +50,10 @@ pub enum Outcome {
     RequestTimeout,
     /// The host is not served on this connection.
     Misdirected,
+    /// The request needs a peer identity, and the connection has none.
+    Unauthenticated,
+    /// The peer is known, and may not do this.
+    Forbidden,
 
     /// The connection or request was refused because a limit of ours is reached.
     Overloaded,
@@ -70,7 +74,7 @@ pub enum Outcome {
     ConnectFailed,
     /// A connection was not made in time.
     ConnectTimeout,
-    /// The upstream's certificate was not accepted.
+    /// The upstream's certificate was not accepted, or it did not accept ours.
     CertificateRefused,
     /// The TLS handshake with the upstream failed for another reason than its certificate.
     TlsFailed,
@@ -102,6 +106,8 @@ impl Outcome {
             Self::NotImplemented => Facts("not_implemented", Downstream, 501, Some("http_request_error")),
             Self::RequestTimeout => Facts("request_timeout", Downstream, 408, Some("http_request_error")),
             Self::Misdirected => Facts("misdirected", Downstream, 421, Some("http_request_error")),
+            Self::Unauthenticated => Facts("unauthenticated", Downstream, 401, Some("http_request_denied")),
+            Self::Forbidden => Facts("forbidden", Downstream, 403, Some("http_request_denied")),
             Self::Overloaded => Facts("overloaded", Internal, 503, Some("connection_limit_reached")),
             Self::NoRoute => Facts("no_route", Internal, 404, Some("destination_not_found")),
             Self::InvalidBackend => Facts("invalid_backend", Internal, 500, Some("proxy_configuration_error")),

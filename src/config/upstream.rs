@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
+use crate::identity::{SpiffeId, TrustDomain};
+
 #[cfg(feature = "yaml")]
 use super::duration::{deserialize as duration, deserialize_option as duration_option};
 
@@ -162,6 +164,16 @@ pub struct UpstreamTls {
     pub roots: Roots,
     /// The certificate shown to it, if it asks. Default none.
     pub client_auth: Option<ClientAuth>,
+    /// Which SPIFFE ID the certificate must have: its only URI. The server's name is then not looked for in it. Default: the
+    /// name is. It needs `ca`, or an identity given by code: whom the system trusts issues no SPIFFE IDs.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Which trust domain the certificate's SPIFFE ID must be of, where [`spiffe_id`](Self::spiffe_id) does not say more.
+    /// Default: as there.
+    pub trust_domain: Option<TrustDomain>,
+    /// Certificates that the authorities in `ca` revoked (CRLs), in PEM. Each authority in the chain then needs a list that
+    /// is current. Default none.
+    #[cfg_attr(feature = "yaml", serde(rename = "crl", deserialize_with = "super::yaml::crls"))]
+    pub crls: Option<Arc<[u8]>>,
 }
 
 /// Certificate authorities.

@@ -1,6 +1,6 @@
 //! How the model's values are written where that is not their own form.
 
-use std::{fmt, marker::PhantomData, net::SocketAddr};
+use std::{fmt, marker::PhantomData, net::SocketAddr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,6 +16,10 @@ pub(super) fn pem<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(deserializer: D) 
 
 pub(super) fn roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Roots, D::Error> {
     pem::<D, Vec<u8>>(deserializer).map(|text| Roots::Pem(text.into()))
+}
+
+pub(super) fn crls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[u8]>>, D::Error> {
+    pem::<D, Vec<u8>>(deserializer).map(|text| Some(text.into()))
 }
 
 /// In a certificate a wildcard stands for one label (RFC 9525, section 6.3).

@@ -4,7 +4,8 @@ use http::HeaderName;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
-use super::{Forwarded, names};
+use super::{ClientCert, Forwarded, names};
+use crate::identity::SpiffeId;
 
 /// Tells services who the client is; see the [module](super) for the rules.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Settings {
     pub(super) forwarded: bool,
     pub(super) drop_underscores: bool,
     pub(super) protected: Vec<HeaderName>,
+    pub(super) client_cert: ClientCert,
+    pub(super) by: Option<SpiffeId>,
 }
 
 impl ForwardedLayer {
@@ -54,6 +57,18 @@ impl ForwardedLayer {
     /// [`is_protected`](super::is_protected).
     pub fn protect(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
         Arc::make_mut(&mut self.settings).protected.extend(names);
+        self
+    }
+
+    /// What becomes of `X-Forwarded-Client-Cert`. Default: [`ClientCert::Keep`].
+    pub fn client_cert(mut self, told: ClientCert) -> Self {
+        Arc::make_mut(&mut self.settings).client_cert = told;
+        self
+    }
+
+    /// Who we are to the peer, for `By` in `X-Forwarded-Client-Cert`. Default: not told.
+    pub fn client_cert_by(mut self, id: SpiffeId) -> Self {
+        Arc::make_mut(&mut self.settings).by = Some(id);
         self
     }
 }

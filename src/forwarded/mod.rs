@@ -15,6 +15,10 @@
 //!    `X-Forwarded-For`, or of `Forwarded` where there is no `X-Forwarded-For`. What is no address ends the walk at the
 //!    hop that reported it. If all are trusted, it is the leftmost. The client becomes a [`ClientAddr`] in the request's
 //!    extensions, and `X-Real-IP`.
+//! 6. `X-Forwarded-Client-Cert` is written where [`ForwardedLayer::client_cert`] says so, of the
+//!    [`PeerIdentity`](crate::identity::PeerIdentity) alone: `By`, `Hash` (SHA-256 of the certificate), `URI` and `DNS`, as
+//!    Envoy writes them. What cannot be in a URI is percent-encoded, and a value with `,`, `;` or `=` is quoted, so that no
+//!    name in a certificate reads like more than one.
 //!
 //! The peer is [`ConnectionInfo::peer_addr`](crate::connection::ConnectionInfo::peer_addr), which is the one a PROXY
 //! protocol header named. A request without `ConnectionInfo` has no peer: its protected fields are dropped, and it gets
@@ -46,12 +50,13 @@
 //! ```
 
 mod chain;
+mod client_cert;
 mod layer;
 mod names;
 pub(crate) mod nominated;
 mod service;
 
-pub use self::{layer::ForwardedLayer, names::is_protected, service::Forwarded};
+pub use self::{client_cert::ClientCert, layer::ForwardedLayer, names::is_protected, service::Forwarded};
 pub use crate::connection::ClientAddr;
 
 #[cfg(test)]

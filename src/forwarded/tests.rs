@@ -6,7 +6,10 @@ use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 
 use super::*;
-use crate::connection::{ConnectionInfo, TlsInfo};
+use crate::{
+    connection::{ConnectionInfo, TlsInfo},
+    identity::PeerIdentity,
+};
 
 /// The fields and the client that a service behind `layer` sees.
 fn seen(layer: &ForwardedLayer, peer: Option<&str>, fields: &[(&str, &str)]) -> (HeaderMap, Option<IpAddr>) {
@@ -20,7 +23,8 @@ fn seen(layer: &ForwardedLayer, peer: Option<&str>, fields: &[(&str, &str)]) -> 
     }
     if let Some(peer) = peer {
         let info = ConnectionInfo::new(peer.parse().unwrap(), "10.0.0.1:8443".parse().unwrap());
-        request = request.extension(info.with_tls(TlsInfo::default()));
+        let peer_identity = Some(PeerIdentity::new(["spiffe://a.example/cart"], []).into());
+        request = request.extension(info.with_tls(TlsInfo { peer_identity, ..TlsInfo::default() }));
     }
     tokio_test::block_on(service.oneshot(request.body(()).unwrap())).unwrap().into_body()
 }
@@ -217,5 +221,42 @@ proptest! {
         let (headers, client) = seen(&trusting(), BALANCER, &[(name, &line)]);
         prop_assert!(client.is_some());
         prop_assert!(headers["x-forwarded-for"].to_str().unwrap().ends_with("10.9.9.9"));
+    }
+}
+
+#[test]
+fn the_clients_certificate_is_told_when_asked_for() {
+    let said = [("x-forwarded-client-cert", "Hash=1"), ("x-forwarded-client-cert", "Hash=2")];
+    let ours = "By=spiffe://a.example/gate;URI=spiffe://a.example/cart";
+    for (mode, peer, expected) in [
+        (ClientCert::Keep, STRANGER, None),
+        (ClientCert::Keep, BALANCER, Some("Hash=1, Hash=2".to_owned())),
+        (ClientCert::Set, STRANGER, Some(ours.to_owned())),
+        (ClientCert::Set, BALANCER, Some(ours.to_owned())),
+        (ClientCert::Set, None, None),
+        (ClientCert::Append, STRANGER, Some(ours.to_owned())),
+        (ClientCert::Append, BALANCER, Some(format!("Hash=1, Hash=2, {ours}"))),
+        (ClientCert::Append, None, None),
+    ] {
+        let layer = trusting().client_cert(mode).client_cert_by("spiffe://a.example/gate".parse().unwrap());
+        let (headers, _) = seen(&layer, peer, &said);
+        let told: Vec<_> =
+            headers.get_all("x-forwarded-client-cert").iter().map(|value| value.to_str().unwrap()).collect();
+        let told = (!told.is_empty()).then(|| told.join(", "));
+        assert_eq!(told, expected, "{mode:?} {peer:?}");
+    }
+}
+
+#[test]
+fn a_peer_without_a_certificate_has_nothing_told_of_it() {
+    let plain = ConnectionInfo::new("10.9.9.9:1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+    for (mode, expected) in [(ClientCert::Set, None), (ClientCert::Append, Some("Hash=1"))] {
+        let service = trusting().client_cert(mode).layer(service_fn(|request: Request<()>| async move {
+            Ok::<_, Infallible>(Response::new(request.into_parts().0.headers))
+        }));
+        let request = Request::get("/").header("x-forwarded-client-cert", "Hash=1").extension(plain.clone());
+        let headers = tokio_test::block_on(service.oneshot(request.body(()).unwrap())).unwrap().into_body();
+        let told = headers.get("x-forwarded-client-cert").map(|value| value.to_str().unwrap());
+        assert_eq!(told, expected, "{mode:?}");
     }
 }

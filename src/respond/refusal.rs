@@ -136,6 +136,8 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::NotImplemented => "not supported here\n",
         Outcome::RequestTimeout => "the request took too long to arrive\n",
         Outcome::Misdirected => "this host is not served on this connection\n",
+        Outcome::Unauthenticated => "this needs a client certificate\n",
+        Outcome::Forbidden => "this is not allowed\n",
         Outcome::Overloaded => "overloaded, try again later\n",
         Outcome::NoRoute => "no route matches this request\n",
         Outcome::InvalidBackend => "the route's backend is not usable\n",
@@ -199,6 +201,8 @@ mod tests {
             (Outcome::ConnectTimeout, "14"),
             (Outcome::UpstreamTimeout, "4"),
             (Outcome::BodyTooLarge, "2"),
+            (Outcome::Unauthenticated, "16"),
+            (Outcome::Forbidden, "7"),
             (Outcome::Internal, "2"),
         ] {
             assert_eq!(refusal(outcome, Dialect::GrpcWeb).headers()["grpc-status"], code, "{outcome}");

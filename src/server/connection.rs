@@ -127,8 +127,9 @@ where
         #[cfg(feature = "tls")]
         if let Some(tls) = &shared.tls {
             let until = Instant::now() + config.handshake_timeout;
-            let (io, facts) =
-                timeout_at(until, tls.accept(io)).await.map_err(|_| "the TLS handshake took too long")??;
+            let (io, facts) = timeout_at(until, tls.accept(io, info.socket_peer_addr()))
+                .await
+                .map_err(|_| "the TLS handshake took too long")??;
             let http2 = facts.alpn.as_deref() == Some(b"h2");
             return Ok(Some(Prepared::Tls(Rewind::new(io, Bytes::new()), info.with_tls(facts), http2)));
         }

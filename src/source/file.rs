@@ -130,6 +130,7 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
 enum Pem {
     Certificates,
     Key,
+    RevocationLists,
 }
 
 /// Puts the content of every file that is referred to in the place of its path. The certificates' files go to `origins`.
@@ -152,6 +153,7 @@ fn read_references(document: &mut Document, origins: &mut Vec<String>, report: &
         };
         let field = format!("upstreams[{index}].tls");
         read(format!("{field}.ca"), tls.get_mut("ca"), Pem::Certificates);
+        read(format!("{field}.crl"), tls.get_mut("crl"), Pem::RevocationLists);
         if let Some(own) = tls.get_mut("client_auth") {
             read(format!("{field}.client_auth.cert"), own.get_mut("cert"), Pem::Certificates);
             read(format!("{field}.client_auth.key"), own.get_mut("key"), Pem::Key);
@@ -195,6 +197,7 @@ fn check_pem(text: &str, sort: Pem) -> Result<(), String> {
     match sort {
         Pem::Certificates => super::pem::check_certificates(text.as_bytes()),
         Pem::Key => super::pem::check_key(text.as_bytes()),
+        Pem::RevocationLists => super::pem::check_crls(text.as_bytes()),
     }
 }
 
@@ -203,6 +206,7 @@ fn check_pem(text: &str, sort: Pem) -> Result<(), String> {
     let (marker, what) = match sort {
         Pem::Certificates => ("BEGIN CERTIFICATE", "certificate"),
         Pem::Key => ("PRIVATE KEY", "private key"),
+        Pem::RevocationLists => ("BEGIN X509 CRL", "revocation list"),
     };
     if text.contains(marker) { Ok(()) } else { Err(format!("has no {what} in PEM")) }
 }

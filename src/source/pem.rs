@@ -2,7 +2,7 @@
 //! found where they are put to use.
 
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
 
@@ -13,6 +13,15 @@ pub(super) fn check_certificates(text: &[u8]) -> Result<(), String> {
         count += 1;
     }
     if count == 0 { Err("has no certificate: put PEM with `BEGIN CERTIFICATE` there".to_owned()) } else { Ok(()) }
+}
+
+pub(super) fn check_crls(text: &[u8]) -> Result<(), String> {
+    let mut count = 0;
+    for list in CertificateRevocationListDer::pem_slice_iter(text) {
+        list.map_err(|error| format!("the revocation list is not PEM: {}", why(&error)))?;
+        count += 1;
+    }
+    if count == 0 { Err("has no revocation list: put PEM with `BEGIN X509 CRL` there".to_owned()) } else { Ok(()) }
 }
 
 pub(super) fn check_key(text: &[u8]) -> Result<(), String> {

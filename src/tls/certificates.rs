@@ -119,6 +119,31 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: BoxError,
     },
+    /// The trusted authorities are neither PEM nor DER, or one of them is no certificate.
+    #[error("{origin}: a certificate authority cannot be read: {source}")]
+    Roots {
+        /// The file, or what was given.
+        origin: String,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+    /// There is no trusted authority.
+    #[error("{origin}: no certificate authority: expected at least one, as PEM blocks `CERTIFICATE` or as DER")]
+    NoRoots {
+        /// The file, or what was given.
+        origin: String,
+    },
+    /// The system's certificate authorities could not be read.
+    #[error("no certificate authorities of the system ({0}): install them, or give roots as PEM")]
+    SystemRoots(String),
+    /// A revocation list cannot be used.
+    #[error("{origin}: a revocation list cannot be read: {source}")]
+    RevocationList {
+        /// The file, or what was given.
+        origin: String,
+        /// What is wrong with it.
+        source: BoxError,
+    },
     /// The key belongs to another certificate.
     #[error("{origin}: the private key does not fit the certificate: its public key is another one")]
     KeyMismatch {
@@ -262,7 +287,7 @@ impl fmt::Debug for Certificates {
     }
 }
 
-fn read(chain: &Path, key: &Path) -> Result<Certificate, CertificateError> {
+pub(super) fn read(chain: &Path, key: &Path) -> Result<Certificate, CertificateError> {
     let contents = |path: &Path| fs::read(path).map_err(|source| CertificateError::File { path: path.into(), source });
     Ok(Certificate {
         origin: chain.display().to_string(),

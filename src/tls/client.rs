@@ -1,21 +1,22 @@
 //! The client's side: verification of an upstream's certificate.
 
-use std::{
-    fmt, io,
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, io, net::IpAddr, sync::Arc};
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use arc_swap::ArcSwapOption;
+use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, crypto::CryptoProvider, sign::CertifiedKey};
+use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::NoProvider;
+use super::{
+    CertificateError, CertificateRefused, Identity, NoProvider, Trust, default_provider,
+    trust::Anchors,
+    verify::{Expected, ServerVerifier},
+};
 use crate::{
     Outcome,
-    config::{ClientAuth, Protocol, Roots, UpstreamTls},
+    config::{Certificate, Protocol, Roots, UpstreamTls},
 };
 
 /// Why TLS towards an upstream cannot be set up.
@@ -34,6 +35,15 @@ pub enum ClientTlsError {
     /// The certificate authorities are not PEM, or there is none among them.
     #[error("`roots`: {0}: expected PEM blocks `CERTIFICATE`, at least one")]
     Roots(String),
+    /// The revocation lists cannot be used.
+    #[error("`crls`: {0}: expected PEM blocks `X509 CRL`")]
+    RevocationLists(String),
+    /// Revocation lists for the authorities of an identity.
+    #[error("`crls` without `roots`, for an identity that has its own: give them with its trust")]
+    RevocationListsOfIdentity,
+    /// A SPIFFE ID is expected of whoever the system trusts.
+    #[error("`spiffe_id` and `trust_domain` need `roots`: the system's authorities issue no SPIFFE IDs")]
+    SpiffeWithoutRoots,
     /// The client certificate's chain cannot be used.
     #[error("`client_auth` chain: {0}: expected PEM blocks `CERTIFICATE`, end entity first")]
     Chain(String),
@@ -47,11 +57,19 @@ pub enum ClientTlsError {
 
 /// TLS towards one upstream: whom it trusts, whom it expects, and who it is. Cheap to clone.
 ///
-/// 1. TLS 1.2 and 1.3, with the cipher suites of [`default_provider`](super::default_provider).
-/// 2. The certificate must chain to the roots, be valid today, and name the server among its subject alternative names
-///    (RFC 9110 section 4.3.4; RFC 9525). The subject's common name is never looked at.
-/// 3. SNI carries the server's name, unless that is an IP address (RFC 6066 section 3).
-/// 4. ALPN offers what the protocol allows: `http/1.1`, `h2`, or both with `h2` first.
+/// 1. TLS 1.2 and 1.3, with the cipher suites of [`default_provider`].
+/// 2. The certificate must chain to the roots, be valid today, not be revoked where there are revocation lists, and name the
+///    server among its subject alternative names (RFC 9110 section 4.3.4; RFC 9525). The subject's common name is never
+///    looked at.
+/// 3. Where a SPIFFE ID or a trust domain is expected, the certificate's only URI must be that, and its other names do not
+///    matter.
+/// 4. SNI carries the server's name, unless that is an IP address (RFC 6066 section 3).
+/// 5. ALPN offers what the protocol allows: `http/1.1`, `h2`, or both with `h2` first.
+/// 6. With an [`Identity`], each new connection shows and trusts what the identity is then. Sessions are resumed only as
+///    long as both are the same.
+///
+/// A certificate that is refused, or that the server refuses of us, is [`Outcome::CertificateRefused`], with a
+/// [`CertificateRefused`] as its cause that says which and why.
 ///
 /// # Example
 /// ```
@@ -63,8 +81,25 @@ pub enum ClientTlsError {
 /// ```
 #[derive(Clone)]
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
+    shared: Arc<Shared>,
     name: ServerName<'static>,
+}
+
+struct Shared {
+    provider: Arc<CryptoProvider>,
+    trust: Trust,
+    identity: Option<Identity>,
+    expected: Expected,
+    alpn: Vec<Vec<u8>>,
+    /// What was made of trust and identity the last time that somebody looked.
+    built: ArcSwapOption<Built>,
+}
+
+/// A configuration with a session store of its own, for one state of trust and identity: with the state, its sessions go.
+struct Built {
+    anchors: Arc<Anchors>,
+    key: Option<Arc<CertifiedKey>>,
+    config: Arc<ClientConfig>,
 }
 
 impl ClientTls {
@@ -73,35 +108,65 @@ impl ClientTls {
     /// # Errors
     /// When names, certificates or keys cannot be used; the error says which and what to do.
     pub fn new(tls: &UpstreamTls, default_name: &str, protocol: Protocol) -> Result<Self, ClientTlsError> {
+        let trust = trust(tls)?;
+        let identity = tls.client_auth.as_ref().map(|auth| {
+            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
+            let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
+            Identity::new(&certificate, trust.clone()).map_err(of_client_auth)
+        });
+        Self::build(tls, trust, identity.transpose()?, default_name, protocol)
+    }
+
+    /// Mutual TLS: as [`new`](Self::new), showing `identity` in place of what `tls` has for client authentication, and trusting
+    /// whom it trusts unless `tls` names roots.
+    ///
+    /// # Errors
+    /// The same as for [`new`](Self::new).
+    pub fn mtls(
+        identity: &Identity,
+        tls: &UpstreamTls,
+        default_name: &str,
+        protocol: Protocol,
+    ) -> Result<Self, ClientTlsError> {
+        let trust = match &tls.roots {
+            Roots::System if tls.crls.is_some() => return Err(ClientTlsError::RevocationListsOfIdentity),
+            Roots::System => identity.trust().clone(),
+            Roots::Pem(_) => trust(tls)?,
+        };
+        Self::build(tls, trust, Some(identity.clone()), default_name, protocol)
+    }
+
+    fn build(
+        tls: &UpstreamTls,
+        trust: Trust,
+        identity: Option<Identity>,
+        default_name: &str,
+        protocol: Protocol,
+    ) -> Result<Self, ClientTlsError> {
         let name = tls.server_name.as_deref().unwrap_or(default_name);
         let name = server_name(name).ok_or_else(|| ClientTlsError::ServerName(name.to_owned()))?;
-        let roots = match &tls.roots {
-            Roots::System => system_roots()?,
-            Roots::Pem(pem) => Arc::new(pem_roots(pem)?),
+        let expected = match (&tls.spiffe_id, &tls.trust_domain) {
+            (Some(id), _) => Expected::SpiffeId(id.clone()),
+            (None, Some(domain)) => Expected::TrustDomain(domain.clone()),
+            (None, None) => Expected::Name,
         };
-        let builder = ClientConfig::builder_with_provider(super::default_provider()?)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| ClientTlsError::Provider(e.to_string()))?
-            .with_root_certificates(roots);
-        let mut config = match &tls.client_auth {
-            None => builder.with_no_client_auth(),
-            Some(auth) => {
-                let (chain, key) = identity(auth)?;
-                builder.with_client_auth_cert(chain, key).map_err(|e| ClientTlsError::Key(e.to_string()))?
-            }
+        let alpn: &[&[u8]] = match protocol {
+            Protocol::Auto => &[b"h2", b"http/1.1"],
+            Protocol::Http1 => &[b"http/1.1"],
+            Protocol::Http2 => &[b"h2"],
         };
-        config.alpn_protocols = match protocol {
-            Protocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            Protocol::Http1 => vec![b"http/1.1".to_vec()],
-            Protocol::Http2 => vec![b"h2".to_vec()],
-        };
-        Ok(Self { config: Arc::new(config), name })
+        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let provider = default_provider()?;
+        let shared = Shared { provider, trust, identity, expected, alpn, built: ArcSwapOption::empty() };
+        // What cannot be built is to be told now.
+        shared.config().map_err(|e| ClientTlsError::Provider(e.to_string()))?;
+        Ok(Self { shared: Arc::new(shared), name })
     }
 
     /// The same TLS towards a server that is expected to be certified for its address.
     #[must_use]
     pub fn named_by(&self, address: IpAddr) -> Self {
-        Self { config: Arc::clone(&self.config), name: ServerName::IpAddress(address.into()) }
+        Self { shared: Arc::clone(&self.shared), name: ServerName::IpAddress(address.into()) }
     }
 
     /// Handshakes; the answer says whether HTTP/2 is to be spoken.
@@ -110,8 +175,13 @@ impl ClientTls {
         stream: TcpStream,
         protocol: Protocol,
     ) -> Result<(TlsStream<TcpStream>, bool), (Outcome, io::Error)> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector.connect(self.name.clone(), stream).await.map_err(|e| (outcome(&e), e))?;
+        let config = self.shared.config().map_err(|e| (Outcome::TlsFailed, io::Error::other(e)))?;
+        let stream = TlsConnector::from(config).connect(self.name.clone(), stream).await.map_err(|error| {
+            match CertificateRefused::find(&error) {
+                Some(refused) => (Outcome::CertificateRefused, refused.into_io()),
+                None => (Outcome::TlsFailed, error),
+            }
+        })?;
         let h2 = match (protocol, stream.get_ref().1.alpn_protocol()) {
             (Protocol::Http1, _) => false,
             // Prior knowledge holds with TLS too: many gRPC servers speak no ALPN.
@@ -122,19 +192,56 @@ impl ClientTls {
     }
 }
 
-impl fmt::Debug for ClientTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("name", &self.name).finish_non_exhaustive()
+impl Shared {
+    /// For trust and identity as they are now. Two connections at once may both build; the sessions of one are then lost, and
+    /// no harm done.
+    fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let anchors = self.trust.load();
+        let key = self.identity.as_ref().map(Identity::key);
+        if let Some(built) = &*self.built.load()
+            && Arc::ptr_eq(&built.anchors, &anchors)
+            && built.key.as_ref().map(Arc::as_ptr) == key.as_ref().map(Arc::as_ptr)
+        {
+            return Ok(Arc::clone(&built.config));
+        }
+        let anchors = Arc::clone(&anchors);
+        let verifier = ServerVerifier { anchors: Arc::clone(&anchors), expected: self.expected.clone() };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            // Verifies all that rustls' own does, and SPIFFE IDs where they are expected.
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &key {
+            None => builder.with_no_client_auth(),
+            Some(key) => builder.with_client_cert_resolver(Arc::new(Shows(Arc::clone(key)))),
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        let config = Arc::new(config);
+        self.built.store(Some(Arc::new(Built { anchors, key, config: Arc::clone(&config) })));
+        Ok(config)
     }
 }
 
-fn outcome(error: &io::Error) -> Outcome {
-    use rustls::Error as Tls;
-    match error.get_ref().and_then(|source| source.downcast_ref::<Tls>()) {
-        Some(Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented | Tls::UnsupportedNameType) => {
-            Outcome::CertificateRefused
-        }
-        _ => Outcome::TlsFailed,
+/// Shows its certificate to whoever asks for one: a server that would rather have another authority's says so by refusing it.
+#[derive(Debug)]
+struct Shows(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shows {
+    fn resolve(&self, _authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.key.choose_scheme(schemes).map(|_| Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("name", &self.name)
+            .field("expected", &self.shared.expected)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,42 +254,36 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()
 }
 
-fn system_roots() -> Result<Arc<RootCertStore>, ClientTlsError> {
-    static ROOTS: OnceLock<Result<Arc<RootCertStore>, ClientTlsError>> = OnceLock::new();
-    ROOTS
-        .get_or_init(|| {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = RootCertStore::empty();
-            // A system's list may hold certificates that no verifier understands; they are no reason to trust nobody.
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added == 0 {
-                let why = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-                return Err(ClientTlsError::SystemRoots(why));
-            }
-            Ok(Arc::new(roots))
-        })
-        .clone()
+/// Whom a configuration trusts by itself.
+fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
+    let crls = tls.crls.as_deref().unwrap_or_default();
+    let anchors = match &tls.roots {
+        Roots::System if tls.spiffe_id.is_some() || tls.trust_domain.is_some() => {
+            return Err(ClientTlsError::SpiffeWithoutRoots);
+        }
+        Roots::System => Anchors::system(crls),
+        Roots::Pem(pem) => Anchors::from_memory(pem, crls),
+    };
+    anchors.map(Trust::from).map_err(|error| match error {
+        CertificateError::NoProvider(none) => none.into(),
+        CertificateError::SystemRoots(why) => ClientTlsError::SystemRoots(why),
+        CertificateError::RevocationList { source, .. } => ClientTlsError::RevocationLists(source.to_string()),
+        CertificateError::Roots { source, .. } => ClientTlsError::Roots(source.to_string()),
+        _ => ClientTlsError::Roots("no certificate found".to_owned()),
+    })
 }
 
-fn pem_roots(pem: &[u8]) -> Result<RootCertStore, ClientTlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| ClientTlsError::Roots(e.to_string()))?;
-        roots.add(certificate).map_err(|e| ClientTlsError::Roots(e.to_string()))?;
+fn of_client_auth(error: CertificateError) -> ClientTlsError {
+    match error {
+        CertificateError::NoProvider(none) => none.into(),
+        CertificateError::Pem { part: "certificate chain", source, .. }
+        | CertificateError::InvalidCertificate { source, .. } => ClientTlsError::Chain(source.to_string()),
+        CertificateError::NoCertificate { .. } => ClientTlsError::Chain("no certificate found".to_owned()),
+        CertificateError::Pem { source, .. } | CertificateError::UnusableKey { source, .. } => {
+            ClientTlsError::Key(source.to_string())
+        }
+        CertificateError::NoKey { .. } => ClientTlsError::Key("no key found".to_owned()),
+        CertificateError::KeyMismatch { .. } => ClientTlsError::Key("it belongs to another certificate".to_owned()),
+        other => ClientTlsError::Chain(other.to_string()),
     }
-    if roots.is_empty() {
-        return Err(ClientTlsError::Roots("no certificate found".to_owned()));
-    }
-    Ok(roots)
-}
-
-fn identity(auth: &ClientAuth) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), ClientTlsError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&auth.chain)
-        .collect::<Result<_, _>>()
-        .map_err(|e| ClientTlsError::Chain(e.to_string()))?;
-    if chain.is_empty() {
-        return Err(ClientTlsError::Chain("no certificate found".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_slice(&auth.key).map_err(|e| ClientTlsError::Key(e.to_string()))?;
-    Ok((chain, key))
 }

@@ -21,7 +21,7 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<u64> {
 }
 
 /// The first element's tag and contents, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = if first < 0x80 {

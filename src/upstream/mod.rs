@@ -55,7 +55,10 @@ use tokio::{
 
 use self::discover::Discover;
 #[cfg(feature = "tls")]
-use crate::tls::client::{ClientTls, ClientTlsError};
+use crate::tls::{
+    Identity,
+    client::{ClientTls, ClientTlsError},
+};
 #[cfg(feature = "metrics")]
 use crate::{balance::Availability, telemetry::metrics::UpstreamStats};
 use crate::{
@@ -63,6 +66,10 @@ use crate::{
     client::{Pool, Target},
     config,
 };
+
+/// Without TLS there is none.
+#[cfg(not(feature = "tls"))]
+type Identity = std::convert::Infallible;
 
 /// A group of endpoints as one service. Clones share everything.
 #[derive(Clone)]
@@ -138,13 +145,30 @@ impl Upstream {
         Self::discovered_by(config, discover)
     }
 
+    /// The upstream that `config` describes, over mutual TLS as [`ClientTls::mtls`] has it: it is shown `identity`, and its
+    /// certificate is verified by whom `identity` trusts, unless `config` names roots. What rotates `identity` reaches the next
+    /// connections. Without [`config::Upstream::tls`], TLS has its defaults.
+    ///
+    /// # Errors
+    /// The same as for [`new`](Self::new).
+    #[cfg(feature = "tls")]
+    pub fn mtls(config: config::Upstream, identity: &Identity) -> Result<Self, BuildError> {
+        let discover = Discover::new(&config.endpoints);
+        let dial = Dial::new(&config, Some(identity))?;
+        Self::dialed(config, discover, dial)
+    }
+
     /// The upstream that `config` describes, with its endpoints from `discover` in place of
     /// [`config::Upstream::endpoints`].
     ///
     /// # Errors
     /// The same as for [`new`](Self::new).
-    pub fn discovered_by(config: config::Upstream, mut discover: Discover) -> Result<Self, BuildError> {
-        let dial = Dial::new(&config)?;
+    pub fn discovered_by(config: config::Upstream, discover: Discover) -> Result<Self, BuildError> {
+        let dial = Dial::new(&config, None)?;
+        Self::dialed(config, discover, dial)
+    }
+
+    fn dialed(config: config::Upstream, mut discover: Discover, dial: Dial) -> Result<Self, BuildError> {
         let balancer = Balancer::for_upstream(&config)
             .map_err(|source| BuildError::HashKey { name: config.name.clone(), source })?;
         let now = Instant::now();
@@ -250,7 +274,12 @@ async fn follow(upstream: Weak<Shared>, mut discover: Discover) {
 }
 
 impl Dial {
-    fn new(config: &config::Upstream) -> Result<Self, BuildError> {
+    fn new(
+        config: &config::Upstream,
+        #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "there is none"))] identity: Option<
+            &Identity,
+        >,
+    ) -> Result<Self, BuildError> {
         let mut template = Target::new(SocketAddr::from(([0, 0, 0, 0], 0)));
         template.protocol = config.protocol;
         template.connect_timeout = config.connect_timeout;
@@ -262,7 +291,7 @@ impl Dial {
         }
         Ok(Self {
             #[cfg(feature = "tls")]
-            by_address: set_tls(&mut template, config)?,
+            by_address: set_tls(&mut template, config, identity)?,
             template,
             limits: config.pool.clone(),
         })
@@ -281,16 +310,20 @@ impl Dial {
 
 /// Whether the name that TLS verifies is each endpoint's own address.
 #[cfg(feature = "tls")]
-fn set_tls(template: &mut Target, config: &config::Upstream) -> Result<bool, BuildError> {
-    let Some(tls) = &config.tls else { return Ok(false) };
+fn set_tls(template: &mut Target, config: &config::Upstream, identity: Option<&Identity>) -> Result<bool, BuildError> {
+    let defaults = config::UpstreamTls::default();
+    let Some(tls) = config.tls.as_ref().or_else(|| identity.map(|_| &defaults)) else { return Ok(false) };
     let looked_up = match &config.endpoints {
         config::Endpoints::Dns { host, .. } => Some(host.as_str()),
         config::Endpoints::Static(_) => None,
     };
     // A placeholder where each endpoint's own address takes its place.
     let name = looked_up.unwrap_or("0.0.0.0");
-    let built = ClientTls::new(tls, name, config.protocol)
-        .map_err(|source| BuildError::Tls { name: config.name.clone(), source })?;
+    let built = match identity {
+        Some(identity) => ClientTls::mtls(identity, tls, name, config.protocol),
+        None => ClientTls::new(tls, name, config.protocol),
+    };
+    let built = built.map_err(|source| BuildError::Tls { name: config.name.clone(), source })?;
     template.tls = Some(built);
     Ok(tls.server_name.is_none() && looked_up.is_none())
 }

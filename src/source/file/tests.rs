@@ -153,8 +153,11 @@ fn certificates_are_read_from_beside_the_file() {
     fs::create_dir(folder.path().join("certs")).unwrap();
     fs::write(folder.path().join("certs/c.pem"), &cert).unwrap();
     fs::write(folder.path().join("certs/c.key"), &key).unwrap();
+    // What is in it is looked at where it is put to use.
+    let list = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    fs::write(folder.path().join("certs/c.crl"), list).unwrap();
     let text = format!(
-        "certificates:\n- {{cert: certs/c.pem, key: certs/c.key, hosts: ['*.example.com', '*']}}\n{UPSTREAM}  tls:\n    server_name: x\n    ca: certs/c.pem\n    client_auth: {{cert: certs/c.pem, key: certs/c.key}}\n"
+        "certificates:\n- {{cert: certs/c.pem, key: certs/c.key, hosts: ['*.example.com', '*']}}\n{UPSTREAM}  tls:\n    server_name: x\n    ca: certs/c.pem\n    crl: certs/c.crl\n    spiffe_id: spiffe://a.example/b\n    trust_domain: a.example\n    client_auth: {{cert: certs/c.pem, key: certs/c.key}}\n"
     );
     let path = folder.path().join("gate.yaml");
     fs::write(&path, text).unwrap();
@@ -166,6 +169,9 @@ fn certificates_are_read_from_beside_the_file() {
             server_name: Some("x".into()),
             roots: Roots::Pem(chain.clone().into()),
             client_auth: Some(ClientAuth { chain: chain.clone().into(), key: key.clone().into() }),
+            spiffe_id: Some("spiffe://a.example/b".parse().unwrap()),
+            trust_domain: Some("a.example".parse().unwrap()),
+            crls: Some(list.as_bytes().into()),
         })
     );
     let origin = format!("{0}/gate.yaml:2: certificates[0] ({0}/certs/c.pem)", folder.path().display());
@@ -173,7 +179,7 @@ fn certificates_are_read_from_beside_the_file() {
     assert_eq!(loaded.config.certificates, [Certificate { origin, hosts, chain, key }]);
     let names: Vec<_> =
         loaded.files.paths().map(|path| path.strip_prefix(&folder).unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["certs/c.key", "certs/c.pem", "gate.yaml"]);
+    assert_eq!(names, ["certs/c.crl", "certs/c.key", "certs/c.pem", "gate.yaml"]);
 
     fs::write(folder.path().join("certs/c.key"), &cert).unwrap();
     fs::remove_file(folder.path().join("certs/c.pem")).unwrap();
@@ -185,11 +191,11 @@ fn certificates_are_read_from_beside_the_file() {
             (2, "certificates[0].cert"),
             (2, "certificates[0].key"),
             (8, "upstreams[0].tls.ca"),
-            (9, "upstreams[0].tls.client_auth.cert"),
-            (9, "upstreams[0].tls.client_auth.key"),
+            (12, "upstreams[0].tls.client_auth.cert"),
+            (12, "upstreams[0].tls.client_auth.key"),
         ]
     );
-    assert_eq!(error.files().paths().count(), 3, "a file that is missing is worth watching for");
+    assert_eq!(error.files().paths().count(), 4, "a file that is missing is worth watching for");
 }
 
 #[test]

@@ -1,0 +1,160 @@
+//! rustls' verifiers over [`Anchors`]: the same chain building and revocation as its own, by webpki, and then the names that
+//! are expected, SPIFFE IDs among them.
+
+use std::{cell::RefCell, fmt, sync::Arc};
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::KeyUsage;
+
+use super::{
+    peer,
+    refused::WrongIdentity,
+    trust::{Anchors, refusal},
+};
+use crate::identity::{PeerIdentity, SpiffeId, TrustDomain};
+
+tokio::task_local! {
+    /// Whose certificate was refused in the handshake of this task: rustls' errors do not tell.
+    pub(super) static REFUSED: RefCell<Option<String>>;
+}
+
+/// Whom a client expects.
+#[derive(Debug, Clone)]
+pub(super) enum Expected {
+    /// The server by the name that it is called by.
+    Name,
+    SpiffeId(SpiffeId),
+    TrustDomain(TrustDomain),
+}
+
+impl Expected {
+    fn check(&self, peer: &PeerIdentity) -> Result<(), Error> {
+        let (fits, expected): (bool, &dyn fmt::Display) = match self {
+            Self::Name => return Ok(()),
+            Self::SpiffeId(id) => (peer.spiffe_id() == Some(id), id),
+            Self::TrustDomain(domain) => (peer.spiffe_id().is_some_and(|id| domain.has(id)), domain),
+        };
+        if fits {
+            return Ok(());
+        }
+        let why = WrongIdentity { expected: expected.to_string(), presented: peer.to_string() };
+        Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+    }
+}
+
+/// A client's, of servers.
+#[derive(Debug)]
+pub(super) struct ServerVerifier {
+    pub(super) anchors: Arc<Anchors>,
+    pub(super) expected: Expected,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let certificate = self.anchors.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        match &self.expected {
+            Expected::Name => certificate.verify_is_valid_for_subject_name(server_name).map_err(refusal)?,
+            expected => expected.check(&peer::names(&certificate))?,
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.anchors.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.anchors.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.anchors.algorithms.supported_schemes()
+    }
+}
+
+/// A server's, of clients.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    anchors: Arc<Anchors>,
+    mandatory: bool,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(anchors: Arc<Anchors>, mandatory: bool) -> Self {
+        let hints = anchors.roots.subjects();
+        Self { anchors, mandatory, hints }
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.anchors.verify(end_entity, intermediates, now, KeyUsage::client_auth()) {
+            Ok(_) => Ok(ClientCertVerified::assertion()),
+            Err(error) => {
+                let names = peer::parse(end_entity).ok().map(|peer| peer.to_string());
+                // Outside a handshake of ours nobody wants to know.
+                let _ = REFUSED.try_with(|refused| *refused.borrow_mut() = names);
+                Err(error)
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.anchors.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.anchors.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.anchors.algorithms.supported_schemes()
+    }
+}
