@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use super::resilience::{HealthCheck, OutlierDetection};
+
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
@@ -51,6 +53,12 @@ pub struct Upstream {
     /// `proxy-next-upstream-tries`).
     #[cfg_attr(feature = "yaml", serde(default = "three"))]
     pub max_attempts: u32,
+    /// When an endpoint that does worse than it should is left out. Default none (as in Envoy and Istio).
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are asked whether they are well. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Where an upstream's endpoints are.
@@ -204,6 +212,8 @@ impl Upstream {
             response_timeout: one_minute(),
             stream_idle_timeout: five_minutes(),
             max_attempts: three(),
+            outlier_detection: None,
+            health_check: None,
         }
     }
 }
