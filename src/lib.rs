@@ -80,6 +80,7 @@ mod outcome;
 
 // Policy, and layers.
 pub mod balance;
+pub mod breaker;
 pub mod classify;
 pub mod forwarded;
 pub mod respond;
