@@ -83,6 +83,7 @@ pub mod balance;
 pub mod breaker;
 pub mod classify;
 pub mod forwarded;
+pub mod outlier;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

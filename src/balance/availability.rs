@@ -28,6 +28,8 @@ pub enum Availability {
     Probing,
     /// [`set_healthy(false)`](super::Endpoint::set_healthy) was called.
     Unhealthy,
+    /// Outlier detection keeps it out.
+    Ejected,
 }
 
 /// The state machine, in one atomic: available -> out -> due -> probing -> available, or out for twice as long.

@@ -10,7 +10,8 @@ use tokio::time::{Instant, timeout};
 use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent,
-    balance::{Attempt, Pick, is_failure},
+    balance::{Attempt, Pick},
+    classify::Class,
     client::{Failed, Pool},
     exchange::Exchange,
 };
@@ -72,9 +73,7 @@ async fn one(
 /// The attempt rides on the body: it is over when that is.
 fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Body> {
     attempt.reached();
-    if is_failure(response.status()) {
-        attempt.note_failure();
-    }
+    attempt.note(Class::of_response(&response));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         attempt.succeed(Instant::now());
         return response;

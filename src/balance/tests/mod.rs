@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     body::{End, Observer},
+    classify::Class,
     config::{self, HashKey},
 };
 
@@ -260,7 +261,7 @@ async fn the_end_of_the_body_settles_the_attempt() {
     type Fail<'a> = &'a dyn Fn(&mut Attempt<usize>);
     let failures: [Fail<'_>; 3] = [
         &|attempt| {
-            attempt.note_failure();
+            attempt.note(Class::ServerError);
             attempt.end(End::Complete);
         },
         &|attempt| {
