@@ -51,6 +51,7 @@
 //! | accept connections, TLS, drain | [`server`], [`tls`] |
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
+//! | stop asking what fails | [`breaker`], [`outlier`], [`health`]; what a failure is: [`classify`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`] |
@@ -83,6 +84,7 @@ pub mod balance;
 pub mod breaker;
 pub mod classify;
 pub mod forwarded;
+pub mod health;
 pub mod outlier;
 pub mod respond;
 pub mod route;
