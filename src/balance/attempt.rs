@@ -179,8 +179,7 @@ impl<E> Attempt<E> {
             (Trial::Probe(probe), Verdict::Cancelled) => endpoint.marking.probe_cancelled(probe),
             (Trial::Probe(probe), _) => endpoint.marking.probe_failed(probe, millis, self.terms.jitter),
             (trial, verdict) => {
-                let mut changed =
-                    verdict == Verdict::Unreachable && endpoint.marking.failed(millis, self.terms.jitter);
+                let mut changed = verdict == Verdict::Unreachable && endpoint.marking.failed(millis, self.terms.jitter);
                 if let Trial::Return(probe) = trial {
                     changed |= endpoint.outlier.probed(probe, class, endpoint.shared.alarm.get());
                 }

@@ -192,6 +192,9 @@ impl fmt::Debug for Circuit {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("circuit", &self.circuit.name()).field("ticket", &self.ticket).finish_non_exhaustive()
+        f.debug_struct("Call")
+            .field("circuit", &self.circuit.name())
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
     }
 }

@@ -20,7 +20,12 @@ pub struct ResponseFuture<F>(#[pin] State<F>);
 
 #[pin_project(project = Project)]
 enum State<F> {
-    Called { #[pin] inner: F, call: Option<Call>, classify: Option<Arc<Classify>> },
+    Called {
+        #[pin]
+        inner: F,
+        call: Option<Call>,
+        classify: Option<Arc<Classify>>,
+    },
     // boxed: a refusal is rare, and a response larger than most futures.
     Refused(Option<Box<Response<Body>>>),
 }

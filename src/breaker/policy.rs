@@ -75,9 +75,14 @@ pub struct Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open { until: Instant },
+    Open {
+        until: Instant,
+    },
     /// `reached`: a good head was there, only the body is not over.
-    HalfOpen { since: Instant, reached: bool },
+    HalfOpen {
+        since: Instant,
+        reached: bool,
+    },
 }
 
 impl Machine {

@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn thresholds_count_checks_in_a_row() {
         let mut health = health(3, 2);
-        let changes = [true, false, false, true, false, false, false, true, false, true, true].map(|p| health.checked(p));
+        let changes =
+            [true, false, false, true, false, false, false, true, false, true, true].map(|p| health.checked(p));
         let mut expected = [None; 11];
         (expected[6], expected[10]) = (Some(false), Some(true));
         assert_eq!(changes, expected);

@@ -18,8 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub(super) use self::probe::Recipe;
 use self::probe::Prober;
+pub(super) use self::probe::Recipe;
 use super::Shared;
 use crate::{BoxError, balance::Endpoint, client::Pool, config::HealthCheck, health::Health};
 

@@ -55,7 +55,8 @@ impl Recipe {
                 let host = match host {
                     None => default_host(),
                     Some(host) => {
-                        let checked = Authority::try_from(host.as_str()).ok().filter(|host| !host.as_str().contains('@'));
+                        let checked =
+                            Authority::try_from(host.as_str()).ok().filter(|host| !host.as_str().contains('@'));
                         let value = checked.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
                         let wrong = || format!("`{host}` is not a host: write one such as `shop.example.com`");
                         Some(value.ok_or_else(wrong)?)
