@@ -25,8 +25,8 @@ use crate::{
 ///    traffic. A lone failure among successes weighs little, several in a row weigh in full.
 /// 4. A cancellation says nothing of the endpoint. A probe that is cancelled is given back.
 /// 5. As a body's [`Observer`] it settles itself: complete is a success unless a failure was
-///    [noted](Self::note), failed is a failure unless the error
-///    is the client's doing, dropped is a cancellation.
+///    [noted](Self::note), failed is a failure unless the error is the client's doing, dropped is a cancellation.
+/// 6. After an ejection, the one request that decides whether the endpoint returns does so by how its response ends.
 pub struct Attempt<E> {
     /// `None` once it is settled.
     trial: Option<Trial>,

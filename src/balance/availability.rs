@@ -22,7 +22,7 @@ pub enum Availability {
     Available,
     /// A connection to it failed lately: it is left out for a while.
     Out,
-    /// It was left out long enough: the next request that comes its way probes it.
+    /// It was left out or ejected long enough: the next request that comes its way probes it.
     Due,
     /// One request is probing it; the others pass it by.
     Probing,

@@ -177,8 +177,12 @@ impl<'a, E> Choosing<'a, '_, E> {
         }
         match endpoint.availability_at(self.millis) {
             Availability::Available => Some(Trial::No),
+            // Before panic: else an ejection would last as long as the panic that it may be the cause of.
+            Availability::Due if endpoint.marking.is_available() => {
+                let probe = endpoint.outlier.try_probe().map(Trial::Return);
+                probe.or_else(|| self.panicking.then_some(Trial::Panic))
+            }
             _ if self.panicking => Some(Trial::Panic),
-            Availability::Due if endpoint.marking.is_available() => endpoint.outlier.try_probe().map(Trial::Return),
             Availability::Due => endpoint.marking.try_probe(self.millis).map(Trial::Probe),
             Availability::Out | Availability::Probing | Availability::Unhealthy | Availability::Ejected => None,
         }

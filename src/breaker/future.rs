@@ -83,7 +83,9 @@ where
     if let Some(mut call) = call {
         let class = classify.and_then(|classify| classify(&parts));
         let class = class.unwrap_or_else(|| Class::of_head(parts.status, &parts.headers, &parts.extensions));
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS || body.is_end_stream() {
+        // What is no success at the head does not become one.
+        let known = class != Class::Success || parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        if known || body.is_end_stream() {
             call.settle(class);
         } else {
             call.note(class);

@@ -13,8 +13,8 @@
 //!    the next request probes.
 //! 4. A probe that has no end after `probe_timeout` keeps nobody waiting any longer: with a good head the breaker closes
 //!    (a long stream), without one it opens again. So it is never stuck.
-//! 5. What a failure is, [`classify`](crate::classify) says, or the application through [`BreakerLayer::classify`]. It
-//!    is judged at the end of the response's body, trailers included. 429 and `RESOURCE_EXHAUSTED` count toward the
+//! 5. What a failure is, [`classify`](crate::classify) says, or the application through [`BreakerLayer::classify`]. A
+//!    success is one only at the end of the response's body, trailers included. 429 and `RESOURCE_EXHAUSTED` count toward the
 //!    rate, neither toward failures in a row nor against them, and fail a probe (as in Linkerd 2.20).
 //! 6. A request that the client gave up counts for nothing, unless its response's head had told of a failure. A timeout
 //!    counts: put layers that limit time inside of this one. A panic counts.

@@ -10,6 +10,9 @@ use crate::{classify::Class, config::CircuitBreaker};
 /// By how much longer than it must be, at most, a breaker is open. Linkerd's jitter ratio.
 const JITTER: f64 = 0.5;
 
+/// No time is longer, so that no sum of times is beyond what an `Instant` can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How soon to come back while a probe is under way.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
 
@@ -86,9 +89,12 @@ enum Phase {
 }
 
 impl Machine {
-    /// A closed breaker.
+    /// A closed breaker. Times beyond a year count as a year.
     #[must_use]
-    pub fn new(config: CircuitBreaker, now: Instant) -> Self {
+    pub fn new(mut config: CircuitBreaker, now: Instant) -> Self {
+        for time in [&mut config.open, &mut config.max_open, &mut config.probe_timeout] {
+            *time = (*time).min(LONGEST);
+        }
         let window = Window::new(config.window, now);
         Self { config, phase: Phase::Closed, generation: 1, consecutive: 0, streak: 0, window }
     }

@@ -248,3 +248,44 @@ fn ten_seconds() -> Duration {
 fn one_minute() -> Duration {
     Duration::from_secs(60)
 }
+
+#[cfg(all(test, feature = "yaml"))]
+mod tests {
+    use super::*;
+    use crate::config::Upstream;
+
+    #[test]
+    fn they_are_written_as_their_neighbours_are() {
+        let text = "
+name: cart
+endpoints:
+  static: [127.0.0.1:9001]
+outlier_detection:
+  consecutive_5xx: 3
+  base_ejection: 10s
+health_check:
+  check:
+    http: { path: /healthz, expected: [{ from: 200, to: 204 }] }
+  interval: 5s
+";
+        let upstream: Upstream = serde_saphyr::from_str(text).unwrap();
+        let outliers = OutlierDetection {
+            consecutive_5xx: 3,
+            base_ejection: Duration::from_secs(10),
+            ..OutlierDetection::default()
+        };
+        assert_eq!(upstream.outlier_detection, Some(outliers));
+        let expected = vec![StatusRange { from: 200, to: 204 }];
+        let check = Check::Http { path: "/healthz".into(), host: None, expected };
+        let health = HealthCheck { interval: Duration::from_secs(5), ..HealthCheck::new(check) };
+        assert_eq!(upstream.health_check, Some(health));
+
+        for (text, check) in
+            [("check: tcp", Check::Tcp), ("check: { grpc: {} }", Check::Grpc { service: String::new() })]
+        {
+            assert_eq!(serde_saphyr::from_str::<HealthCheck>(text).unwrap(), HealthCheck::new(check), "{text}");
+        }
+        assert_eq!(serde_saphyr::from_str::<OutlierDetection>("{}").unwrap(), OutlierDetection::default());
+        assert!(serde_saphyr::from_str::<OutlierDetection>("consecutive_5xxx: 3").is_err());
+    }
+}

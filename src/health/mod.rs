@@ -32,6 +32,9 @@ use crate::config::HealthCheck;
 /// By how much longer than it must be, at most, the time between two checks is.
 const JITTER: f64 = 0.1;
 
+/// The longest pause, before jitter.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// One endpoint's health as its checks tell it.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -102,7 +105,7 @@ impl Health {
             (true, _) => self.times.healthy,
         };
         // At least a millisecond, so that a pause of zero does not make the check a loop.
-        pause.max(Duration::from_millis(1)).mul_f64(1.0 + JITTER * rng.f64())
+        pause.clamp(Duration::from_millis(1), LONGEST).mul_f64(1.0 + JITTER * rng.f64())
     }
 }
 

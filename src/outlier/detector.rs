@@ -7,6 +7,9 @@ use tokio::time::Instant;
 use super::host::{Gate, Host, Tally};
 use crate::config::OutlierDetection;
 
+/// No time is longer, so that no sum of times is beyond what an `Instant` can hold.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The detector of one upstream: looks at all its endpoints and opens and closes their gates.
 ///
 /// To be [run](Self::run) when the [`Alarm`](super::Alarm) rings, and at [`wake_at`](Self::wake_at) at the latest.
@@ -70,9 +73,13 @@ struct Ejection {
 }
 
 impl Detector {
-    /// One that knows nothing yet.
+    /// One that knows nothing yet. Times beyond a year count as a year.
     #[must_use]
-    pub fn new(config: OutlierDetection, now: Instant) -> Self {
+    pub fn new(mut config: OutlierDetection, now: Instant) -> Self {
+        let OutlierDetection { interval, base_ejection, max_ejection, ejection_jitter, .. } = &mut config;
+        for time in [interval, base_ejection, max_ejection, ejection_jitter] {
+            *time = (*time).min(LONGEST);
+        }
         let sweep_at = now + config.interval;
         Self { config, ledger: BTreeMap::new(), sweep_at }
     }

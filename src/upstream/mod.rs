@@ -14,8 +14,8 @@
 //!
 //! An endpoint that no connection can be made to is left out for a second, then for longer, until a request that is let
 //! through as a probe finds it back. Where the configuration asks for it, [outlier detection](crate::outlier) leaves out
-//! those that do worse than the others, and [health checks](crate::health) those that say they are not well. A status that says the endpoint is failing (5xx, 429) makes the balancer send it
-//! less; the response itself is passed on as it is.
+//! those that do worse than the others, and [health checks](crate::health) those that say they are not well. A status
+//! that says the endpoint is failing (5xx, 429) makes the balancer send it less; the response itself is passed on as it is.
 //!
 //! # Example
 //! ```

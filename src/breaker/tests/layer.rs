@@ -16,12 +16,13 @@ use super::*;
 use crate::{Body, BoxError, Error, Outcome};
 
 type Answer = Result<Response<Body>, Error>;
+type Script = Box<dyn FnMut() -> Option<Answer> + Send>;
 type Frames = Vec<Result<Frame<bytes::Bytes>, BoxError>>;
 
 /// A service that answers what it is told to, and how often it was asked.
 #[derive(Clone)]
 struct Backend {
-    answer: Arc<Mutex<Box<dyn FnMut() -> Option<Answer> + Send>>>,
+    answer: Arc<Mutex<Script>>,
     asked: Arc<AtomicUsize>,
 }
 
