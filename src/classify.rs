@@ -3,7 +3,7 @@
 //! Balancers, circuit breakers and outlier detection all go by it.
 //!
 //! # Rules
-//! 1. A response that a layer of ours made in another's stead, and an [`Error`](crate::Error), are classified by their
+//! 1. A response that a layer of ours made in another's stead, and an [`Error`], are classified by their
 //!    [`Outcome`]: what is the upstream's doing is a [`GatewayError`](Class::GatewayError); the client's doing, a limit or
 //!    a refusal of ours, and a request that was sent to nobody, are [`Ignored`](Class::Ignored).
 //! 2. Other responses are classified by their status: 502, 503 and 504 are gateway errors, 429 is

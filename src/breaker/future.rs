@@ -73,7 +73,7 @@ where
 }
 
 /// The call rides on the body: it is over when that is.
-fn watched<B>(response: Response<B>, call: Option<Call>, classify: Option<&Classify>) -> Response<Body>
+pub(crate) fn watched<B>(response: Response<B>, call: Option<Call>, classify: Option<&Classify>) -> Response<Body>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

@@ -60,6 +60,7 @@ mod service;
 mod tests;
 mod window;
 
+pub(crate) use self::future::watched;
 pub use self::{
     circuit::{Call, Circuit, Stats},
     future::ResponseFuture,

@@ -260,6 +260,8 @@ mod tests {
 name: cart
 endpoints:
   static: [127.0.0.1:9001]
+circuit_breaker:
+  slow_call: 2s
 outlier_detection:
   consecutive_5xx: 3
   base_ejection: 10s
@@ -275,6 +277,8 @@ health_check:
             ..OutlierDetection::default()
         };
         assert_eq!(upstream.outlier_detection, Some(outliers));
+        let breaker = CircuitBreaker { slow_call: Some(Duration::from_secs(2)), ..CircuitBreaker::default() };
+        assert_eq!(upstream.circuit_breaker, Some(breaker));
         let expected = vec![StatusRange { from: 200, to: 204 }];
         let check = Check::Http { path: "/healthz".into(), host: None, expected };
         let health = HealthCheck { interval: Duration::from_secs(5), ..HealthCheck::new(check) };

@@ -14,7 +14,9 @@
 //!
 //! An endpoint that no connection can be made to is left out for a second, then for longer, until a request that is let
 //! through as a probe finds it back. Where the configuration asks for it, [outlier detection](crate::outlier) leaves out
-//! those that do worse than the others, and [health checks](crate::health) those that say they are not well. A status
+//! those that do worse than the others, [health checks](crate::health) those that say they are not well, and a [circuit
+//! breaker](crate::breaker) all of them: requests then fail with
+//! [`Outcome::BreakerOpen`](crate::Outcome::BreakerOpen) and are sent to nobody. A status
 //! that says the endpoint is failing (5xx, 429) makes the balancer send it less; the response itself is passed on as it is.
 //!
 //! # Example
@@ -64,6 +66,7 @@ use crate::tls::client::{ClientTls, ClientTlsError};
 use crate::{balance::Availability, telemetry::metrics::UpstreamStats};
 use crate::{
     balance::{Balancer, EndpointSet, InvalidHashKey},
+    breaker::Circuit,
     client::{Pool, Target},
     config,
     outlier::{Alarm, Detector},
@@ -78,6 +81,7 @@ struct Shared {
     config: config::Upstream,
     dial: Dial,
     endpoints: ArcSwap<EndpointSet<Pool>>,
+    circuit: Option<Circuit>,
     /// Whether discovery has answered once: until then a request waits for it instead of finding nobody.
     discovered: watch::Sender<bool>,
     /// Rings when there may be other endpoints.
@@ -172,6 +176,7 @@ impl Upstream {
         let upstream = Self(Arc::new(Shared {
             name: config.name.as_str().into(),
             dial,
+            circuit: config.circuit_breaker.clone().map(|breaker| Circuit::new(config.name.as_str(), breaker)),
             endpoints: ArcSwap::from_pointee(endpoints),
             discovered: watch::Sender::new(fixed.is_some()),
             changed: Arc::new(Notify::new()),
@@ -228,6 +233,12 @@ impl Upstream {
     #[must_use]
     pub fn endpoints(&self) -> Arc<EndpointSet<Pool>> {
         self.0.endpoints.load_full()
+    }
+
+    /// Its circuit breaker, if it has one.
+    #[must_use]
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.0.circuit.as_ref()
     }
 
     /// Its figures now, for [`Metrics::upstreams`](crate::telemetry::metrics::Metrics::upstreams).

@@ -11,12 +11,30 @@ use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent,
     balance::{Attempt, Pick},
+    breaker::{Circuit, watched},
     classify::Class,
     client::{Failed, Pool},
     exchange::Exchange,
 };
 
-pub(super) async fn send(upstream: Upstream, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+pub(super) async fn send(upstream: Upstream, request: Request<Body>) -> Result<Response<Body>, Error> {
+    let admitted = upstream.0.circuit.as_ref().map(Circuit::begin).transpose();
+    let call = admitted.map_err(|refused| {
+        Error::new(Outcome::BreakerOpen).with_source(format!("for {} ms more", refused.retry_after.as_millis()))
+    })?;
+    match attempts(upstream, request).await {
+        Ok(response) if call.is_none() => Ok(response),
+        Ok(response) => Ok(watched(response, call, None)),
+        Err(error) => {
+            if let Some(call) = call {
+                call.settle(Class::of_error(&error));
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn attempts(upstream: Upstream, mut request: Request<Body>) -> Result<Response<Body>, Error> {
     let endpoints = upstream.discovered().await;
     let exchange = Exchange::of(request.extensions()).cloned();
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
