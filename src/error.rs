@@ -1,6 +1,6 @@
 //! The one error of the leaf: what failed, on whose side, and whether a byte was sent.
 
-use std::{convert::Infallible, fmt};
+use std::{convert::Infallible, error::Error as StdError, fmt, io};
 
 use http::StatusCode;
 
@@ -115,7 +115,7 @@ impl fmt::Display for Error {
         self.0.outcome.fmt(f)?;
         // The whole chain on one line: this text goes to the log, and the causes of hyper and rustls errors hold
         // what matters.
-        let mut source = self.0.source.as_deref().map(|e| e as &dyn std::error::Error);
+        let mut source = self.0.source.as_deref().map(|e| e as &dyn StdError);
         while let Some(cause) = source {
             write!(f, ": {cause}")?;
             source = cause.source();
@@ -124,8 +124,26 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|e| e as _)
+    }
+}
+
+/// An error and its causes.
+pub(crate) fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(bare(error)), |error| (*error).source().map(bare))
+}
+
+/// The outcome of the first [`Error`] among an error and its causes.
+pub(crate) fn outcome_of(error: &(dyn StdError + 'static)) -> Option<Outcome> {
+    chain(error).find_map(|error| error.downcast_ref::<Error>()).map(Error::outcome)
+}
+
+/// The error inside, where an I/O error is but its shell: that has its text, and hides it from the chain of sources.
+fn bare<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => bare(inner),
+        None => error,
     }
 }

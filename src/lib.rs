@@ -52,6 +52,7 @@
 //! | know and admit peers by certificate | [`identity`], [`tls::Identity`] |
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
+//! | stop asking what fails | [`breaker`], [`outlier`], [`health`]; what a failure is: [`classify`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`] |
@@ -82,8 +83,12 @@ mod outcome;
 
 // Policy, and layers.
 pub mod balance;
+pub mod breaker;
+pub mod classify;
 pub mod forwarded;
+pub mod health;
 pub mod identity;
+pub mod outlier;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

@@ -70,6 +70,8 @@ pub enum Outcome {
     NoEndpoint,
     /// The endpoint's connections and its queue are full.
     PoolExhausted,
+    /// A circuit breaker is open: what is behind it failed too often lately to be asked now.
+    BreakerOpen,
     /// No connection could be made.
     ConnectFailed,
     /// A connection was not made in time.
@@ -115,6 +117,7 @@ impl Outcome {
             Self::Internal => Facts("internal", Internal, 500, Some("proxy_internal_error")),
             Self::NoEndpoint => Facts("no_endpoint", Upstream, 503, Some("destination_unavailable")),
             Self::PoolExhausted => Facts("pool_exhausted", Upstream, 503, Some("connection_limit_reached")),
+            Self::BreakerOpen => Facts("breaker_open", Upstream, 503, Some("destination_unavailable")),
             Self::ConnectFailed => Facts("connect_failed", Upstream, 502, Some("connection_refused")),
             Self::ConnectTimeout => Facts("connect_timeout", Upstream, 504, Some("connection_timeout")),
             Self::CertificateRefused => Facts("certificate_refused", Upstream, 502, Some("tls_certificate_error")),

@@ -9,7 +9,11 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::{availability::Probe, endpoint::Endpoint, load::Sample};
-use crate::body::{End, Observer};
+use crate::{
+    body::{End, Observer},
+    classify::Class,
+    outlier,
+};
 
 /// One request on its way to one endpoint, from the pick to the end of the response's body.
 ///
@@ -21,7 +25,8 @@ use crate::body::{End, Observer};
 ///    traffic. A lone failure among successes weighs little, several in a row weigh in full.
 /// 4. A cancellation says nothing of the endpoint. A probe that is cancelled is given back.
 /// 5. As a body's [`Observer`] it settles itself: complete is a success unless a failure was
-///    [noted](Self::note_failure), failed is a failure, dropped is a cancellation.
+///    [noted](Self::note), failed is a failure unless the error is the client's doing, dropped is a cancellation.
+/// 6. After an ejection, the one request that decides whether the endpoint returns does so by how its response ends.
 pub struct Attempt<E> {
     /// `None` once it is settled.
     trial: Option<Trial>,
@@ -30,7 +35,8 @@ pub struct Attempt<E> {
     terms: Terms,
     /// Microseconds, where the clock was stopped.
     measured: Option<f32>,
-    failed: bool,
+    /// What the response has said so far.
+    class: Class,
 }
 
 /// On what terms an attempt uses its endpoint.
@@ -40,6 +46,8 @@ pub(super) enum Trial {
     No,
     /// It is out, and this is the one request that probes it.
     Probe(Probe),
+    /// It was ejected, and this is the one request that decides whether it returns.
+    Return(outlier::Probe),
     /// It is out, and used all the same because most are.
     Panic,
 }
@@ -68,8 +76,7 @@ enum Verdict {
 /// say something of the request.
 #[must_use]
 pub fn is_failure(status: StatusCode) -> bool {
-    let about_the_request = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED);
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() && !about_the_request
+    Class::of_status(status).is_failure()
 }
 
 impl<E> Attempt<E> {
@@ -78,7 +85,7 @@ impl<E> Attempt<E> {
         if terms.counted {
             endpoint.shared.in_flight.fetch_add(1, Relaxed);
         }
-        Self { trial: Some(trial), endpoint, began, terms, measured: None, failed: false }
+        Self { trial: Some(trial), endpoint, began, terms, measured: None, class: Class::Success }
     }
 
     /// The endpoint.
@@ -90,19 +97,30 @@ impl<E> Attempt<E> {
     /// The endpoint is there: a connection was made, or it sent something. Ends a probe well, so that others need not
     /// wait for the end of this request's body.
     pub fn reached(&mut self) {
-        let changed = match self.trial.as_mut().map(|trial| std::mem::replace(trial, Trial::No)) {
-            Some(Trial::Probe(probe)) => self.endpoint.marking.probe_succeeded(probe),
-            Some(Trial::Panic) => self.endpoint.marking.reached(),
-            Some(Trial::No) | None => false,
+        let Some(trial) = &mut self.trial else { return };
+        let changed = match std::mem::replace(trial, Trial::No) {
+            Trial::Probe(probe) => self.endpoint.marking.probe_succeeded(probe),
+            Trial::Panic => self.endpoint.marking.reached(),
+            Trial::Return(probe) => {
+                // An ejection asks for more than that it is there: how the response ends decides.
+                *trial = Trial::Return(probe);
+                false
+            }
+            Trial::No => false,
         };
         if changed {
             self.endpoint.shared.changed();
         }
     }
 
-    /// The attempt counts as a failure, however the body ends. For a status for which [`is_failure`] holds.
-    pub fn note_failure(&mut self) {
-        self.failed = true;
+    /// What the response's head says. A failure stands, however the body ends.
+    pub fn note(&mut self, class: Class) {
+        self.class = class;
+        if class == Class::Success
+            && let Some(Trial::Return(probe)) = &mut self.trial
+        {
+            self.endpoint.outlier.reached(probe);
+        }
     }
 
     /// The latency is measured until now; what follows, such as an upgraded connection or a stream of events without
@@ -135,7 +153,18 @@ impl<E> Attempt<E> {
         if self.trial.is_none() {
             return;
         }
-        let verdict = if self.failed && verdict != Verdict::Unreachable { Verdict::Failure } else { verdict };
+        let class = match verdict {
+            _ if self.class.is_failure() => self.class,
+            Verdict::Success => self.class,
+            Verdict::Failure | Verdict::Unreachable => Class::GatewayError,
+            Verdict::Cancelled => Class::Ignored,
+        };
+        let verdict = match (verdict, class) {
+            (Verdict::Unreachable, _) => Verdict::Unreachable,
+            (_, Class::Ignored) => Verdict::Cancelled,
+            (_, class) if class.is_failure() => Verdict::Failure,
+            (verdict, _) => verdict,
+        };
         if verdict == Verdict::Success {
             self.reached();
         }
@@ -149,12 +178,18 @@ impl<E> Attempt<E> {
         match (trial, verdict) {
             (Trial::Probe(probe), Verdict::Cancelled) => endpoint.marking.probe_cancelled(probe),
             (Trial::Probe(probe), _) => endpoint.marking.probe_failed(probe, millis, self.terms.jitter),
-            (Trial::No | Trial::Panic, Verdict::Unreachable) => {
-                if endpoint.marking.failed(millis, self.terms.jitter) {
+            (trial, verdict) => {
+                let mut changed = verdict == Verdict::Unreachable && endpoint.marking.failed(millis, self.terms.jitter);
+                if let Trial::Return(probe) = trial {
+                    changed |= endpoint.outlier.probed(probe, class, endpoint.shared.alarm.get());
+                }
+                if changed {
                     endpoint.shared.changed();
                 }
             }
-            (Trial::No | Trial::Panic, _) => {}
+        }
+        if let Some(alarm) = endpoint.shared.alarm.get() {
+            endpoint.outlier.record(class, alarm);
         }
         let penalty = self.terms.penalty;
         let measured = self.measured.unwrap_or_else(|| micros(self.began, now));
@@ -170,21 +205,12 @@ impl<E> Attempt<E> {
 
 impl<E: Send + Sync + 'static> Observer for Attempt<E> {
     fn trailers(&mut self, trailers: &HeaderMap) {
-        // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's doing. The others are
-        // the application's answers.
-        let status = trailers.get("grpc-status").map(|status| status.as_bytes());
-        if let Some(b"4" | b"8" | b"13" | b"14" | b"15") = status {
-            self.note_failure();
-        }
+        self.class = self.class.and_trailers(trailers);
     }
 
     fn end(&mut self, end: End<'_>) {
-        let verdict = match end {
-            End::Complete => Verdict::Success,
-            End::Failed(_) => Verdict::Failure,
-            End::Dropped => Verdict::Cancelled,
-        };
-        self.settle(verdict, Instant::now());
+        self.class = self.class.at_end(&end);
+        self.settle(Verdict::Success, Instant::now());
     }
 }
 

@@ -22,12 +22,14 @@ pub enum Availability {
     Available,
     /// A connection to it failed lately: it is left out for a while.
     Out,
-    /// It was left out long enough: the next request that comes its way probes it.
+    /// It was left out or ejected long enough: the next request that comes its way probes it.
     Due,
     /// One request is probing it; the others pass it by.
     Probing,
     /// [`set_healthy(false)`](super::Endpoint::set_healthy) was called.
     Unhealthy,
+    /// Outlier detection keeps it out.
+    Ejected,
 }
 
 /// The state machine, in one atomic: available -> out -> due -> probing -> available, or out for twice as long.

@@ -96,7 +96,7 @@ impl<'a, E> Choosing<'a, '_, E> {
     /// The better of two drawn.
     fn two(&mut self, alias: &Alias, better: two_choices::Better) -> Option<Chosen> {
         let first = self.draw(|rng| alias.draw(rng))?;
-        if self.set.serving < 2 || matches!(first.1, Trial::Probe(_)) {
+        if self.set.serving < 2 || matches!(first.1, Trial::Probe(_) | Trial::Return(_)) {
             return Some(first);
         }
         for _ in 0..SECOND_DRAWS {
@@ -106,7 +106,7 @@ impl<'a, E> Choosing<'a, '_, E> {
             }
             match self.admit(index) {
                 None => {}
-                Some(Trial::Probe(probe)) => return Some((index, Trial::Probe(probe))),
+                Some(trial @ (Trial::Probe(_) | Trial::Return(_))) => return Some((index, trial)),
                 Some(trial) => {
                     let (Some(a), Some(b)) = (self.candidate(first.0), self.candidate(index)) else { continue };
                     return Some(if better(&a, &b, self.pick.rng) { (index, trial) } else { first });
@@ -177,9 +177,14 @@ impl<'a, E> Choosing<'a, '_, E> {
         }
         match endpoint.availability_at(self.millis) {
             Availability::Available => Some(Trial::No),
+            // Before panic: else an ejection would last as long as the panic that it may be the cause of.
+            Availability::Due if endpoint.marking.is_available() => {
+                let probe = endpoint.outlier.try_probe().map(Trial::Return);
+                probe.or_else(|| self.panicking.then_some(Trial::Panic))
+            }
             _ if self.panicking => Some(Trial::Panic),
             Availability::Due => endpoint.marking.try_probe(self.millis).map(Trial::Probe),
-            Availability::Out | Availability::Probing | Availability::Unhealthy => None,
+            Availability::Out | Availability::Probing | Availability::Unhealthy | Availability::Ejected => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -19,6 +19,7 @@ use super::{
     availability::{Availability, Marking},
     load::Load,
 };
+use crate::outlier::{Alarm, Gate, Host};
 
 /// One address requests can go to, with its live state and a payload of the caller's, such as its connection pool.
 ///
@@ -29,6 +30,7 @@ pub struct Endpoint<E> {
     /// When it joined a set that was already serving; `None` for the first ones, which have nobody to learn from.
     joined: Option<Instant>,
     healthy: AtomicBool,
+    pub(super) outlier: Host,
     pub(super) marking: Marking,
     pub(super) load: Load,
     pub(super) shared: Arc<Shared>,
@@ -44,11 +46,13 @@ pub(super) struct Shared {
     pub(super) in_flight: AtomicU64,
     /// How often an endpoint became usable or unusable: tells a snapshot to count anew.
     changes: AtomicU32,
+    /// Where outlier detection is on: who is told of errors.
+    pub(super) alarm: OnceLock<Alarm>,
 }
 
 impl Shared {
     pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, in_flight: AtomicU64::new(0), changes: AtomicU32::new(0) }
+        Self { epoch, in_flight: AtomicU64::new(0), changes: AtomicU32::new(0), alarm: OnceLock::new() }
     }
 
     /// Milliseconds since the epoch.
@@ -68,7 +72,7 @@ impl Shared {
 impl<E> Endpoint<E> {
     pub(super) fn new(address: SocketAddr, joined: Option<Instant>, shared: Arc<Shared>, payload: E) -> Self {
         let (healthy, marking, load) = (AtomicBool::new(true), Marking::default(), Load::default());
-        Self { address, joined, healthy, marking, load, shared, payload }
+        Self { address, joined, healthy, outlier: Host::default(), marking, load, shared, payload }
     }
 
     /// Where it listens.
@@ -104,11 +108,32 @@ impl<E> Endpoint<E> {
     }
 
     pub(super) fn availability_at(&self, millis: u64) -> Availability {
-        if self.healthy.load(Relaxed) { self.marking.availability(millis) } else { Availability::Unhealthy }
+        if !self.healthy.load(Relaxed) {
+            return Availability::Unhealthy;
+        }
+        match (self.outlier.gate(), self.marking.availability(millis)) {
+            (Gate::Out | Gate::Failed, _) => Availability::Ejected,
+            (Gate::Due, Availability::Available) => Availability::Due,
+            (Gate::Probing, Availability::Available) => Availability::Probing,
+            (_, marked) => marked,
+        }
+    }
+
+    /// Whether outlier detection keeps it out, or has one request probe it.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.outlier.gate() != Gate::In
+    }
+
+    /// Ends an ejection, if there is one.
+    pub fn uneject(&self) {
+        if self.outlier.restore() {
+            self.shared.changed();
+        }
     }
 
     /// Takes it out (`false`) or lets it in again (`true`), independently of what requests find out. For active health
-    /// checks and outlier detection. At first an endpoint is healthy.
+    /// checks. At first an endpoint is healthy.
     pub fn set_healthy(&self, healthy: bool) {
         if self.healthy.swap(healthy, AcqRel) != healthy {
             self.shared.changed();
@@ -117,7 +142,7 @@ impl<E> Endpoint<E> {
 
     /// Takes its share without reservation, whatever the time: not out, not due, not probed.
     pub(super) fn is_usable(&self) -> bool {
-        self.healthy.load(Relaxed) && self.marking.is_available()
+        self.healthy.load(Relaxed) && self.marking.is_available() && self.outlier.gate() == Gate::In
     }
 
     /// The part of its weight that it carries while it warms up: from a tenth to all of it, linear in time (Envoy's

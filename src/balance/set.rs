@@ -18,7 +18,10 @@ use super::{
     endpoint::{Endpoint, Shared},
     policy::Balancer,
 };
-use crate::config;
+use crate::{
+    config,
+    outlier::{self, Alarm, Detector},
+};
 
 /// The endpoints of an upstream at one moment, with the tables that choose among them: immutable, to be swapped whole.
 ///
@@ -216,6 +219,23 @@ impl<E> EndpointSet<E> {
     #[cfg(test)]
     pub(super) fn warm_at(&self) -> Option<Instant> {
         self.warm_at
+    }
+
+    /// Counts what becomes of requests for outlier detection, from now on and in all snapshots that follow. `alarm` rings
+    /// when [`detect`](Self::detect) should not wait. Only the first call counts.
+    pub fn watch(&self, alarm: Alarm) {
+        let _ = self.shared.alarm.set(alarm);
+    }
+
+    /// Runs `detector` over the endpoints that take requests.
+    pub fn detect(&self, detector: &mut Detector, now: Instant, rng: &mut fastrand::Rng) -> Vec<outlier::Event> {
+        let serving = self.slots.iter().filter(|slot| slot.weight > 0);
+        let hosts: Vec<_> = serving.map(|slot| (slot.endpoint.address(), &slot.endpoint.outlier)).collect();
+        let events = detector.run(&hosts, now, rng);
+        if !events.is_empty() {
+            self.shared.changed();
+        }
+        events
     }
 
     fn find(&self, address: SocketAddr) -> Option<&Arc<Endpoint<E>>> {

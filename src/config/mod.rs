@@ -28,6 +28,7 @@
 
 mod duration;
 mod matching;
+mod resilience;
 mod upstream;
 #[cfg(feature = "yaml")]
 mod yaml;
@@ -37,6 +38,7 @@ pub use self::matching::{InvalidPattern, Pattern};
 pub use self::{
     duration::{InvalidDuration, parse_duration},
     matching::{CookieMatch, HeaderMatch, Host, InvalidHost, Match, PathMatch, QueryMatch, ValueMatch},
+    resilience::{Check, CircuitBreaker, HealthCheck, OutlierDetection, StatusRange},
     upstream::{
         Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, Upstream, UpstreamTls,
     },

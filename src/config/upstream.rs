@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use super::resilience::{CircuitBreaker, HealthCheck, OutlierDetection};
+
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
@@ -53,6 +55,15 @@ pub struct Upstream {
     /// `proxy-next-upstream-tries`).
     #[cfg_attr(feature = "yaml", serde(default = "three"))]
     pub max_attempts: u32,
+    /// When no request goes to any endpoint for a while. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// When an endpoint that does worse than it should is left out. Default none (as in Envoy and Istio).
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are asked whether they are well. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Where an upstream's endpoints are.
@@ -216,6 +227,9 @@ impl Upstream {
             response_timeout: one_minute(),
             stream_idle_timeout: five_minutes(),
             max_attempts: three(),
+            circuit_breaker: None,
+            outlier_detection: None,
+            health_check: None,
         }
     }
 }

@@ -144,6 +144,7 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::Loop => "the request has been here before\n",
         Outcome::NoEndpoint => "no endpoint is available\n",
         Outcome::PoolExhausted => "all connections to the upstream are busy\n",
+        Outcome::BreakerOpen => "the upstream is failing, try again later\n",
         Outcome::ConnectFailed | Outcome::CertificateRefused | Outcome::TlsFailed => {
             "the upstream cannot be connected to\n"
         }

@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     error::Error as StdError,
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -19,6 +18,7 @@ use super::{Finished, Interest, MethodLabel, Recorder, RequestFacts};
 use crate::{
     Body, BoxError, Error, Outcome,
     body::{End, Observer},
+    error::{chain, outcome_of},
     exchange::Exchange,
 };
 
@@ -224,22 +224,6 @@ fn due(response: &Response<Body>) -> Due {
 
 fn grpc_status(fields: &HeaderMap) -> Option<u32> {
     fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
-}
-
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(bare(error)), |error| (*error).source().map(bare))
-}
-
-/// The error inside, where an I/O error is but its shell: that has its text, and hides it from the chain of sources.
-fn bare<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => bare(inner),
-        None => error,
-    }
-}
-
-fn outcome_of(error: &(dyn StdError + 'static)) -> Option<Outcome> {
-    chain(error).find_map(|error| error.downcast_ref::<Error>()).map(Error::outcome)
 }
 
 fn text_of(error: &(dyn StdError + 'static)) -> String {

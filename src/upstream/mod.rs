@@ -14,8 +14,11 @@
 //!    latency.
 //!
 //! An endpoint that no connection can be made to is left out for a second, then for longer, until a request that is let
-//! through as a probe finds it back. A status that says the endpoint is failing (5xx, 429) makes the balancer send it
-//! less; the response itself is passed on as it is.
+//! through as a probe finds it back. Where the configuration asks for it, [outlier detection](crate::outlier) leaves out
+//! those that do worse than the others, [health checks](crate::health) those that say they are not well, and a [circuit
+//! breaker](crate::breaker) all of them: requests then fail with
+//! [`Outcome::BreakerOpen`](crate::Outcome::BreakerOpen) and are sent to nobody. A status
+//! that says the endpoint is failing (5xx, 429) makes the balancer send it less; the response itself is passed on as it is.
 //!
 //! # Example
 //! ```
@@ -30,6 +33,8 @@
 //! ```
 
 pub mod discover;
+mod health;
+mod outliers;
 mod send;
 mod service;
 #[cfg(test)]
@@ -39,7 +44,9 @@ pub use self::service::ResponseFuture;
 
 use std::{
     fmt,
+    future::Future,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -48,12 +55,12 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::{
     runtime::Handle,
-    sync::watch,
+    sync::{Notify, watch},
     task::AbortHandle,
     time::{Instant, timeout},
 };
 
-use self::discover::Discover;
+use self::{discover::Discover, health::Recipe};
 #[cfg(feature = "tls")]
 use crate::tls::{
     Identity,
@@ -63,8 +70,10 @@ use crate::tls::{
 use crate::{balance::Availability, telemetry::metrics::UpstreamStats};
 use crate::{
     balance::{Balancer, EndpointSet, InvalidHashKey},
+    breaker::Circuit,
     client::{Pool, Target},
     config,
+    outlier::{Alarm, Detector},
 };
 
 /// Without TLS there is none.
@@ -80,9 +89,13 @@ struct Shared {
     config: config::Upstream,
     dial: Dial,
     endpoints: ArcSwap<EndpointSet<Pool>>,
+    circuit: Option<Circuit>,
     /// Whether discovery has answered once: until then a request waits for it instead of finding nobody.
     discovered: watch::Sender<bool>,
-    discovery: OnceLock<AbortHandle>,
+    /// Rings when there may be other endpoints.
+    changed: Arc<Notify>,
+    /// What ends with the upstream: discovery, outlier detection, health checks.
+    tasks: OnceLock<Vec<AbortHandle>>,
 }
 
 /// How every endpoint is connected to.
@@ -126,8 +139,16 @@ pub enum BuildError {
         /// The upstream's name.
         name: String,
     },
-    /// Its endpoints change by themselves, which needs a task.
-    #[error("upstream `{name}` looks up its endpoints: build it within a tokio runtime")]
+    /// What is asked of its endpoints is not usable.
+    #[error("upstream `{name}`, health check: {problem}")]
+    HealthCheck {
+        /// The upstream's name.
+        name: String,
+        /// What is wrong, and how to mend it.
+        problem: String,
+    },
+    /// Its endpoints change by themselves or are watched, which needs a task.
+    #[error("upstream `{name}` looks up or watches its endpoints: build it within a tokio runtime")]
     NoRuntime {
         /// The upstream's name.
         name: String,
@@ -139,7 +160,8 @@ impl Upstream {
     /// dropped.
     ///
     /// # Errors
-    /// When the balancer's hash key or TLS is not usable, or when a lookup is needed outside a tokio runtime.
+    /// When the balancer's hash key, TLS or the health check is not usable, or when a lookup, outlier detection or health
+    /// checks are asked for outside a tokio runtime.
     pub fn new(config: config::Upstream) -> Result<Self, BuildError> {
         let discover = Discover::new(&config.endpoints);
         Self::discovered_by(config, discover)
@@ -171,6 +193,8 @@ impl Upstream {
     fn dialed(config: config::Upstream, mut discover: Discover, dial: Dial) -> Result<Self, BuildError> {
         let balancer = Balancer::for_upstream(&config)
             .map_err(|source| BuildError::HashKey { name: config.name.clone(), source })?;
+        let check = config.health_check.as_ref().map(|health| Recipe::new(&health.check, &config.name)).transpose();
+        let check = check.map_err(|problem| BuildError::HealthCheck { name: config.name.clone(), problem })?;
         let now = Instant::now();
         let fixed = discover.take_fixed();
         let endpoints =
@@ -178,18 +202,39 @@ impl Upstream {
         let upstream = Self(Arc::new(Shared {
             name: config.name.as_str().into(),
             dial,
+            circuit: config.circuit_breaker.clone().map(|breaker| Circuit::new(config.name.as_str(), breaker)),
             endpoints: ArcSwap::from_pointee(endpoints),
             discovered: watch::Sender::new(fixed.is_some()),
-            discovery: OnceLock::new(),
+            changed: Arc::new(Notify::new()),
+            tasks: OnceLock::new(),
             config,
         }));
-        if fixed.is_none() {
-            let runtime =
-                Handle::try_current().map_err(|_| BuildError::NoRuntime { name: upstream.0.config.name.clone() })?;
-            let task = runtime.spawn(follow(Arc::downgrade(&upstream.0), discover));
-            let _ = upstream.0.discovery.set(task.abort_handle());
-        }
+        upstream.start(fixed.is_none().then_some(discover), check)?;
         Ok(upstream)
+    }
+
+    /// Starts what runs beside the requests, if anything does.
+    fn start(&self, discover: Option<Discover>, check: Option<Recipe>) -> Result<(), BuildError> {
+        let shared = &self.0;
+        let mut tasks = Vec::new();
+        let mut spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime { name: shared.config.name.clone() });
+            runtime.map(|runtime| tasks.push(runtime.spawn(task).abort_handle()))
+        };
+        let weak = || Arc::downgrade(shared);
+        if let Some(discover) = discover {
+            spawn(Box::pin(follow(weak(), discover)))?;
+        }
+        if let Some(config) = &shared.config.outlier_detection {
+            let (detector, alarm) = (Detector::new(config.clone(), Instant::now()), Alarm::new(config));
+            shared.endpoints.load().watch(alarm.clone());
+            spawn(Box::pin(outliers::detect(weak(), detector, alarm)))?;
+        }
+        if let (Some(config), Some(recipe)) = (&shared.config.health_check, check) {
+            spawn(Box::pin(health::supervise(weak(), config.clone(), recipe, shared.changed.clone())))?;
+        }
+        let _ = shared.tasks.set(tasks);
+        Ok(())
     }
 
     /// The name it has in logs and metrics.
@@ -216,6 +261,12 @@ impl Upstream {
         self.0.endpoints.load_full()
     }
 
+    /// Its circuit breaker, if it has one.
+    #[must_use]
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.0.circuit.as_ref()
+    }
+
     /// Its figures now, for [`Metrics::upstreams`](crate::telemetry::metrics::Metrics::upstreams).
     #[cfg(feature = "metrics")]
     #[must_use]
@@ -228,6 +279,7 @@ impl Upstream {
             // HTTP/2 connections carry several requests each.
             let active = pool.open.min(pool.in_flight);
             stats.endpoints += 1;
+            stats.endpoints_ejected += u64::from(endpoint.is_ejected());
             stats.endpoints_available += u64::from(endpoint.availability(now) == Availability::Available);
             stats.connections_active += active as u64;
             stats.connections_idle += (pool.open - active) as u64;
@@ -252,12 +304,13 @@ impl Shared {
     fn set_endpoints(&self, endpoints: &[config::Endpoint]) {
         let now = Instant::now();
         self.endpoints.rcu(|set| set.next(endpoints, now, |address| self.dial.pool(address)));
+        self.changed.notify_one();
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(task) = self.discovery.get() {
+        for task in self.tasks.get().into_iter().flatten() {
             task.abort();
         }
     }
@@ -298,13 +351,28 @@ impl Dial {
     }
 
     fn pool(&self, address: SocketAddr) -> Pool {
+        Pool::new(self.target(address), &self.limits)
+    }
+
+    /// A connection for each check: that it can be made is part of what is asked. Apart from those of requests, so that
+    /// neither waits for the other.
+    fn pool_for_checks(&self, address: SocketAddr, http2: bool) -> Pool {
+        let mut target = self.target(address);
+        if http2 {
+            target.protocol = config::Protocol::Http2;
+        }
+        let limits = config::PoolLimits { max_connections: 1, idle_timeout: Duration::ZERO, ..self.limits };
+        Pool::new(target, &limits)
+    }
+
+    fn target(&self, address: SocketAddr) -> Target {
         #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS depends on the address"))]
         let mut target = Target { address, ..self.template.clone() };
         #[cfg(feature = "tls")]
         if self.by_address {
             target.tls = target.tls.map(|tls| tls.named_by(address.ip()));
         }
-        Pool::new(target, &self.limits)
+        target
     }
 }
 

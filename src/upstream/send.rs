@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout};
 use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent, Side,
-    balance::{Attempt, Pick, is_failure},
+    balance::{Attempt, Pick},
+    breaker::{Circuit, watched},
+    classify::Class,
     client::Pool,
     exchange::Exchange,
 };
@@ -23,7 +25,22 @@ const MAX_STALE: u32 = 8;
 /// argument.
 pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Output = Result<Response<Body>, Error>> {
     let mut place = Some(request);
-    async move { attempts(&upstream, &mut place).await }
+    async move { guarded(&upstream, &mut place).await }
+}
+
+/// Behind the upstream's circuit breaker, where it has one.
+async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
+    let Some(circuit) = &upstream.0.circuit else { return attempts(upstream, place).await };
+    let call = Circuit::begin(circuit).map_err(|refused| {
+        Error::new(Outcome::BreakerOpen).with_source(format!("for {} ms more", refused.retry_after.as_millis()))
+    })?;
+    match attempts(upstream, place).await {
+        Ok(response) => Ok(watched(response, Some(call), None)),
+        Err(error) => {
+            call.settle(Class::of_error(&error));
+            Err(error)
+        }
+    }
 }
 
 async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
@@ -96,9 +113,7 @@ async fn one(
 /// The attempt rides on the body: it is over when that is.
 fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Body> {
     attempt.reached();
-    if is_failure(response.status()) {
-        attempt.note_failure();
-    }
+    attempt.note(Class::of_response(&response));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         attempt.succeed(Instant::now());
         return response;

@@ -398,3 +398,35 @@ async fn a_new_connection_that_ends_without_an_answer_is_no_reason_to_try_again(
     assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
     assert_eq!(seen.requests(), 1);
 }
+
+#[tokio::test]
+async fn an_open_breaker_keeps_requests_from_all_endpoints() {
+    let (broken, saw) = resetting().await;
+    let config = config::Upstream {
+        circuit_breaker: Some(config::CircuitBreaker { consecutive_failures: 3, ..Default::default() }),
+        ..upstream([broken])
+    };
+    let upstream = Upstream::new(config).unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask(&upstream, Method::POST, "").await.unwrap_err().outcome(), Outcome::UpstreamReset);
+    }
+    let before = saw.requests();
+    let error = ask(&upstream, Method::GET, "").await.unwrap_err();
+    assert_eq!((error.outcome(), error.sent()), (Outcome::BreakerOpen, Sent::Nothing));
+    assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(saw.requests(), before);
+    assert_eq!(upstream.circuit().unwrap().stats().refused, 1);
+
+    // What is answered is counted to the end of its body.
+    let (alive, _) = echo().await;
+    upstream.set_endpoints(&[alive.into()]);
+    let circuit = upstream.circuit().unwrap();
+    let probed = async {
+        while circuit.state() != crate::breaker::State::Closed {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let _ = ask(&upstream, Method::POST, "body").await;
+        }
+    };
+    timeout(Duration::from_secs(20), probed).await.unwrap();
+    assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
+}

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     body::{End, Observer},
+    classify::Class,
     config::{self, HashKey},
+    outlier,
 };
 
 fn address(n: usize) -> SocketAddr {
@@ -260,7 +262,7 @@ async fn the_end_of_the_body_settles_the_attempt() {
     type Fail<'a> = &'a dyn Fn(&mut Attempt<usize>);
     let failures: [Fail<'_>; 3] = [
         &|attempt| {
-            attempt.note_failure();
+            attempt.note(Class::ServerError);
             attempt.end(End::Complete);
         },
         &|attempt| {
@@ -380,5 +382,54 @@ proptest! {
         }
         open.clear();
         prop_assert_eq!(set.iter().map(|(endpoint, _)| endpoint.in_flight()).sum::<u32>(), 0);
+    }
+}
+
+/// One of two, or the only one: where too few are left all are used, and still the ejection ends by a probe.
+#[tokio::test(start_paused = true)]
+async fn an_ejected_endpoint_returns_by_one_probe_also_in_panic() {
+    for count in [2, 1] {
+        let set = set(&config::Balancer::RoundRobin, &[1, 1][..count], Instant::now());
+        let outliers = config::OutlierDetection { ejection_jitter: Duration::ZERO, ..Default::default() };
+        set.watch(outlier::Alarm::new(&outliers));
+        let mut detector = outlier::Detector::new(outliers, Instant::now());
+        let mut detect = || set.detect(&mut detector, Instant::now(), &mut rng());
+        let pick = || set.pick(&mut Pick::new(Instant::now(), &mut rng()));
+        let bad = set.iter().next().unwrap().0.clone();
+        while detect().is_empty() {
+            let mut attempt = pick().unwrap();
+            if *attempt.endpoint().payload() == 0 {
+                attempt.note(Class::ServerError);
+            }
+            attempt.succeed(Instant::now());
+        }
+        assert_eq!(bad.availability(Instant::now()), Availability::Ejected);
+        assert_eq!(set.is_panicking(), count == 1);
+        for _ in 0..4 {
+            assert_eq!(
+                *pick().unwrap().endpoint().payload(),
+                usize::from(count == 2),
+                "avoided, unless it is all there is"
+            );
+        }
+
+        tokio::time::advance(Duration::from_secs(30)).await;
+        detect();
+        assert_eq!(bad.availability(Instant::now()), Availability::Due);
+        let held: Vec<_> = (0..6).map(|_| pick().unwrap()).collect();
+        assert_eq!(bad.availability(Instant::now()), Availability::Probing);
+        assert_eq!(
+            held.iter().filter(|attempt| attempt.endpoint().address() == bad.address()).count(),
+            if count == 2 { 1 } else { 6 }
+        );
+        // All are cancelled: nothing is known.
+        drop(held);
+        assert_eq!(bad.availability(Instant::now()), Availability::Due);
+        for _ in 0..2 {
+            pick().unwrap().succeed(Instant::now());
+        }
+        assert_eq!(bad.availability(Instant::now()), Availability::Available);
+        assert!(!set.is_panicking());
+        assert_eq!(detect().len(), 1);
     }
 }

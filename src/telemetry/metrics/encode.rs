@@ -89,9 +89,10 @@ fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
 
 fn encode_upstreams(upstreams: &[UpstreamStats], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     type Gauge = (&'static str, &'static str, fn(&UpstreamStats) -> u64);
-    let gauges: [Gauge; 3] = [
+    let gauges: [Gauge; 4] = [
         ("portcullis_upstream_endpoints", "Endpoints known", |u| u.endpoints),
         ("portcullis_upstream_endpoints_available", "Endpoints that may be tried", |u| u.endpoints_available),
+        ("portcullis_upstream_endpoints_ejected", "Endpoints ejected as outliers", |u| u.endpoints_ejected),
         ("portcullis_upstream_pending_requests", "Requests that wait for a connection", |u| u.pending_requests),
     ];
     for (name, help, value) in gauges {
@@ -122,6 +123,7 @@ impl Collected {
             let sum = all.entry(Arc::clone(&stats.upstream)).or_default();
             sum.endpoints += stats.endpoints;
             sum.endpoints_available += stats.endpoints_available;
+            sum.endpoints_ejected += stats.endpoints_ejected;
             sum.connections_active += stats.connections_active;
             sum.connections_idle += stats.connections_idle;
             sum.pending_requests += stats.pending_requests;

@@ -98,6 +98,8 @@ pub struct UpstreamStats {
     pub endpoints: u64,
     /// Endpoints that may be tried.
     pub endpoints_available: u64,
+    /// Endpoints that outlier detection keeps out, those being probed included.
+    pub endpoints_ejected: u64,
     /// Connections that carry at least one request.
     pub connections_active: u64,
     /// Connections that carry none.

@@ -1,0 +1,200 @@
+//! The state machine, shared.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::policy::{Machine, Refused, State, Ticket};
+use crate::{
+    body::{End, Observer},
+    classify::Class,
+    config::CircuitBreaker,
+};
+
+/// A circuit breaker. Clones share its state.
+///
+/// For what is not an HTTP service; around those that are stands [`BreakerLayer`](super::BreakerLayer).
+///
+/// # Example
+/// ```
+/// use portcullis::{breaker::{Circuit, State}, classify::Class, config::CircuitBreaker};
+///
+/// let circuit = Circuit::new("cart", CircuitBreaker { consecutive_failures: 2, ..CircuitBreaker::default() });
+/// for _ in 0..2 {
+///     circuit.begin().expect("closed").settle(Class::ServerError);
+/// }
+/// assert_eq!(circuit.state(), State::Open);
+/// assert!(circuit.begin().is_err());
+/// assert_eq!((circuit.stats().opened, circuit.stats().refused), (1, 1));
+/// ```
+#[derive(Clone)]
+pub struct Circuit(Arc<Shared>);
+
+struct Shared {
+    name: Arc<str>,
+    /// The number of the ticket that everyone has while it is closed; else zero.
+    closed: AtomicU64,
+    locked: Mutex<(Machine, fastrand::Rng)>,
+    opened: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A circuit breaker's figures at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// What it does with requests.
+    pub state: State,
+    /// How often it opened, probes that failed included.
+    pub opened: u64,
+    /// How many requests it refused.
+    pub refused: u64,
+}
+
+/// One request that was let through, to be settled once. Dropping it says nothing of who was asked, unless a failure was
+/// noted before, or the thread is panicking.
+///
+/// As a body's [`Observer`] it settles itself.
+pub struct Call {
+    circuit: Circuit,
+    /// `None` once it is settled.
+    ticket: Option<Ticket>,
+    began: Instant,
+    class: Class,
+}
+
+impl Circuit {
+    /// A closed one. The name is for logs and metrics.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, config: CircuitBreaker) -> Self {
+        let machine = Machine::new(config, Instant::now());
+        Self(Arc::new(Shared {
+            name: name.into(),
+            closed: AtomicU64::new(machine.closed().map_or(0, |ticket| ticket.number())),
+            locked: Mutex::new((machine, fastrand::Rng::new())),
+            opened: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }))
+    }
+
+    /// The name it has in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Lets a request through, or does not.
+    ///
+    /// # Errors
+    /// When it is open, or half open with a probe under way.
+    pub fn begin(&self) -> Result<Call, Refused> {
+        let now = Instant::now();
+        let ticket = match self.0.closed.load(Acquire) {
+            0 => self.with(|machine, rng| machine.admit(now, rng)).inspect_err(|_| {
+                self.0.refused.fetch_add(1, Relaxed);
+            })?,
+            number => Ticket::numbered(number),
+        };
+        Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, class: Class::Success })
+    }
+
+    /// What it does with requests.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.with(|machine, _| machine.state())
+    }
+
+    /// Its figures now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let (opened, refused) = (self.0.opened.load(Relaxed), self.0.refused.load(Relaxed));
+        Stats { state: self.state(), opened, refused }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Machine, &mut fastrand::Rng) -> T) -> T {
+        // A state is valid after any step, also one cut short by a panic.
+        let mut locked = self.0.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (machine, rng) = &mut *locked;
+        let before = machine.state();
+        let result = act(machine, rng);
+        let after = machine.state();
+        if before != after {
+            self.0.closed.store(machine.closed().map_or(0, |ticket| ticket.number()), Release);
+            if after == State::Open {
+                self.0.opened.fetch_add(1, Relaxed);
+            }
+            drop(locked);
+            tracing::info!(breaker = self.name(), from = ?before, to = ?after, "circuit breaker");
+        }
+        result
+    }
+}
+
+impl Call {
+    /// What the head says. A failure stands, whatever becomes of the body.
+    pub fn note(&mut self, class: Class) {
+        self.class = class;
+        if let Some(ticket) = &self.ticket
+            && class == Class::Success
+            && self.circuit.0.closed.load(Acquire) != ticket.number()
+        {
+            self.circuit.with(|machine, _| machine.reached(ticket));
+        }
+    }
+
+    /// It is over.
+    pub fn settle(mut self, class: Class) {
+        self.end_as(class);
+    }
+
+    fn end_as(&mut self, class: Class) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let now = Instant::now();
+        let elapsed = now.saturating_duration_since(self.began);
+        self.circuit.with(|machine, rng| machine.settle(&ticket, class, elapsed, now, rng));
+    }
+}
+
+impl Observer for Call {
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.class = self.class.and_trailers(trailers);
+    }
+
+    fn end(&mut self, end: End<'_>) {
+        self.end_as(self.class.at_end(&end));
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            let panicked = std::thread::panicking();
+            self.end_as(if panicked { Class::ServerError } else { self.class.at_end(&End::Dropped) });
+        }
+    }
+}
+
+impl fmt::Debug for Circuit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Circuit").field("name", &self.name()).field("stats", &self.stats()).finish()
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("circuit", &self.circuit.name())
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response,
+    header::{HeaderName, RETRY_AFTER},
+};
+use http_body::Body as HttpBody;
+use tower_service::Service;
+
+use super::{Circuit, Refused, ResponseFuture, layer::Classify};
+use crate::{
+    Body, BoxError, Outcome,
+    exchange::Exchange,
+    respond::{Dialect, refusal},
+};
+
+/// What a gRPC client with retries goes by (gRFC A6).
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// The service of [`BreakerLayer`](super::BreakerLayer).
+#[derive(Clone)]
+pub struct Breaker<S> {
+    inner: S,
+    circuit: Circuit,
+    classify: Option<Arc<Classify>>,
+}
+
+impl<S> Breaker<S> {
+    pub(super) fn new(inner: S, circuit: Circuit, classify: Option<Arc<Classify>>) -> Self {
+        Self { inner, circuit, classify }
+    }
+
+    /// The breaker's state, shared.
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Breaker<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Error: 'static,
+    ResB: HttpBody<Data = Bytes> + Send + 'static,
+    ResB::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        match self.circuit.begin() {
+            Ok(call) => ResponseFuture::called(self.inner.call(request), call, self.classify.clone()),
+            Err(refused) => {
+                if let Some(exchange) = Exchange::of(request.extensions()) {
+                    let detail = || format!("the circuit breaker `{}` is open", self.circuit.name());
+                    exchange.update(|record| record.detail = Some(detail()));
+                }
+                ResponseFuture::refused(refuse(refused, Dialect::of(request.headers())))
+            }
+        }
+    }
+}
+
+fn refuse(Refused { retry_after }: Refused, dialect: Dialect) -> Response<Body> {
+    let mut response = refusal(Outcome::BreakerOpen, dialect);
+    let headers = response.headers_mut();
+    // Rounded up: who comes back too early comes for nothing.
+    let seconds = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    if dialect != Dialect::Http {
+        let millis = retry_after.saturating_add(Duration::from_nanos(999_999)).as_millis() as u64;
+        headers.insert(PUSHBACK, HeaderValue::from(millis));
+    }
+    response
+}
+
+impl<S: fmt::Debug> fmt::Debug for Breaker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker").field("inner", &self.inner).field("circuit", &self.circuit).finish_non_exhaustive()
+    }
+}
