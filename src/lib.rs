@@ -53,7 +53,7 @@
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
-//! | answer for errors | [`respond`], [`Error`] |
+//! | answer for errors | [`respond`], [`Error`], [`grpc`] |
 //!
 //! # Features
 //! All are additive: enabling one never changes what another does.
@@ -76,6 +76,7 @@ pub mod config;
 pub mod connection;
 mod error;
 pub mod exchange;
+pub mod grpc;
 mod outcome;
 
 // Policy, and layers.

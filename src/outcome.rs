@@ -53,6 +53,8 @@ pub enum Outcome {
 
     /// The connection or request was refused because a limit of ours is reached.
     Overloaded,
+    /// The request's deadline had passed before work on it began.
+    DeadlineExceeded,
     /// No rule matches the request.
     NoRoute,
     /// The rule's backend does not exist or cannot be used.
@@ -103,6 +105,7 @@ impl Outcome {
             Self::RequestTimeout => Facts("request_timeout", Downstream, 408, Some("http_request_error")),
             Self::Misdirected => Facts("misdirected", Downstream, 421, Some("http_request_error")),
             Self::Overloaded => Facts("overloaded", Internal, 503, Some("connection_limit_reached")),
+            Self::DeadlineExceeded => Facts("deadline_exceeded", Downstream, 504, Some("http_request_denied")),
             Self::NoRoute => Facts("no_route", Internal, 404, Some("destination_not_found")),
             Self::InvalidBackend => Facts("invalid_backend", Internal, 500, Some("proxy_configuration_error")),
             Self::Loop => Facts("loop", Internal, 508, Some("proxy_loop_detected")),

@@ -9,7 +9,10 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::{availability::Probe, endpoint::Endpoint, load::Sample};
-use crate::body::{End, Observer};
+use crate::{
+    body::{End, Observer},
+    grpc::Code,
+};
 
 /// One request on its way to one endpoint, from the pick to the end of the response's body.
 ///
@@ -170,10 +173,7 @@ impl<E> Attempt<E> {
 
 impl<E: Send + Sync + 'static> Observer for Attempt<E> {
     fn trailers(&mut self, trailers: &HeaderMap) {
-        // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the server's doing. The others are
-        // the application's answers.
-        let status = trailers.get("grpc-status").map(|status| status.as_bytes());
-        if let Some(b"4" | b"8" | b"13" | b"14" | b"15") = status {
+        if Code::of(trailers).is_some_and(Code::is_failure) {
             self.note_failure();
         }
     }
