@@ -51,6 +51,7 @@
 //! | accept connections, TLS, drain | [`server`], [`tls`] |
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
+//! | send again what failed, or what is late; limit how long it takes | [`retry`], [`hedge`], [`timeout`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`], [`grpc`] |
@@ -82,9 +83,12 @@ mod outcome;
 // Policy, and layers.
 pub mod balance;
 pub mod forwarded;
+pub mod hedge;
 pub mod respond;
+pub mod retry;
 pub mod route;
 pub mod telemetry;
+pub mod timeout;
 
 // Transport.
 pub mod client;
