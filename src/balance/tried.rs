@@ -8,8 +8,7 @@ use smallvec::SmallVec;
 /// The endpoints that a request has been offered to: a request extension, shared by all attempts of the request.
 ///
 /// Who sends a request more than once puts the same handle into every attempt. An upstream adds each endpoint that it picks
-/// and passes over those that are there already, as long as there is another that may be used. With the handle there, the
-/// decision to send again what may have been processed is its owner's: the upstream sends elsewhere only what was not.
+/// and passes over those that are there already, as long as there is another that may be used.
 ///
 /// # Example
 /// ```
@@ -22,13 +21,30 @@ use smallvec::SmallVec;
 /// assert_eq!(tried.addresses()[..], ["127.0.0.1:9001".parse().unwrap()]);
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Tried(Arc<Mutex<SmallVec<[SocketAddr; 4]>>>);
+pub struct Tried {
+    endpoints: Arc<Mutex<SmallVec<[SocketAddr; 4]>>>,
+    governed: bool,
+}
 
 impl Tried {
     /// The handle in a request's extensions.
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Option<&Self> {
         extensions.get()
+    }
+
+    /// The same handle, by which its owner reserves to itself whether what may have been processed is sent again: an
+    /// upstream then sends elsewhere only what was not.
+    #[must_use]
+    pub fn governed(mut self) -> Self {
+        self.governed = true;
+        self
+    }
+
+    /// Whether it is [`governed`](Self::governed).
+    #[must_use]
+    pub fn is_governed(&self) -> bool {
+        self.governed
     }
 
     /// Another endpoint was picked.
@@ -46,6 +62,6 @@ impl Tried {
     }
 
     fn lock(&self) -> MutexGuard<'_, SmallVec<[SocketAddr; 4]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

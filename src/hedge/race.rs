@@ -7,7 +7,13 @@ use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use super::layer::Shared;
-use crate::{Body, balance::Tried, grpc::Code, retry::replay::Replay, timeout::Deadline};
+use crate::{
+    Body,
+    balance::Tried,
+    grpc::Code,
+    retry::replay::Replay,
+    timeout::{Deadline, tell_what_is_left},
+};
 
 /// How much of a request's body is kept for the hedge; as with retries, Linkerd's limit for them.
 const BODY_CAP: usize = 64 * 1024;
@@ -82,11 +88,14 @@ where
 }
 
 /// The hedge's request, if there may be one.
-fn second(parts: Parts, replay: &Replay, shared: &Shared) -> Option<Request<Body>> {
+fn second(mut parts: Parts, replay: &Replay, shared: &Shared) -> Option<Request<Body>> {
     let now = Instant::now();
     let late = Deadline::in_force(&parts.extensions).is_some_and(|deadline| deadline.has_passed(now));
     let granted = !late && replay.is_whole() && shared.settings.budget.withdraw(now);
-    granted.then(|| Request::from_parts(parts, replay.reader()))
+    granted.then(|| {
+        tell_what_is_left(&mut parts, now);
+        Request::from_parts(parts, replay.reader())
+    })
 }
 
 /// The first attempt's clock.

@@ -20,7 +20,13 @@ use super::{
     policy::{Asked, Failure},
     replay::Replay,
 };
-use crate::{Body, Error, Outcome, Sent, balance::Tried, grpc::Code, respond::Dialect, timeout::Deadline};
+use crate::{
+    Body, Error, Outcome, Sent, Side,
+    balance::Tried,
+    grpc::Code,
+    respond::Dialect,
+    timeout::{Deadline, tell_what_is_left},
+};
 
 /// How much of a response that is not wanted is read, so that its connection can be used again.
 const DRAIN: usize = 16 * 1024;
@@ -42,6 +48,8 @@ where
         let (result, trailers) = look(one(&mut service, request, settings.per_try).await, &again, &settings).await;
         let failed = match &result {
             Err(error) => settings.conditions.has_error(error),
+            // A refusal of ours, or of what the client did, would be the same again.
+            Ok(response) if is_refusal(response) => false,
             Ok(response) => {
                 let code = trailers.as_ref().map_or_else(|| Code::of(response.headers()), Code::of);
                 settings.conditions.has_status(response.status())
@@ -97,7 +105,8 @@ struct Again {
 impl Again {
     fn of(request: Request<Body>, settings: &Settings) -> (Self, Request<Body>) {
         let (mut parts, body) = request.into_parts();
-        parts.extensions.get_or_insert_default::<Tried>();
+        let tried = parts.extensions.remove::<Tried>().unwrap_or_default();
+        parts.extensions.insert(tried.governed());
         let (replay, body) = Replay::new(body, settings.body_cap);
         let known = settings.repeatable.as_ref().is_some_and(|test| test(&parts));
         let first = Request::from_parts(parts.clone(), body);
@@ -112,6 +121,7 @@ impl Again {
 
     fn request(&self, retries: u32) -> Request<Body> {
         let mut parts = self.parts.clone();
+        tell_what_is_left(&mut parts, Instant::now());
         if self.is_grpc {
             // So that the server may know, as gRPC's retry design has it.
             parts.headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(retries));
@@ -159,6 +169,11 @@ async fn look(
         }
         result => (result, None),
     }
+}
+
+/// Whether a layer of this process answered, for a reason that is not the upstream's.
+fn is_refusal(response: &Response<Body>) -> bool {
+    response.extensions().get().is_some_and(|outcome: &Outcome| outcome.side() != Side::Upstream)
 }
 
 /// Waits, and meanwhile reads what is left of an answer that is not wanted, up to a limit.

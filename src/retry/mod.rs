@@ -3,7 +3,7 @@
 //! A request is sent again if all of this holds, in this order:
 //!
 //! 1. The attempt failed in a way that is among the [`Conditions`]: an error of the inner service, a status, or a gRPC code
-//!    in the head or in trailers after an empty body. The budget is not asked for anything else.
+//!    in the head or in trailers after an empty body. Refusals of other layers here (a limit, a deadline) do not count.
 //! 2. It was not processed, for certain (nothing of it was sent, or the peer said so: [`Sent`](crate::Sent)); or it may be
 //!    processed twice: its method is idempotent (RFC 9110 section 9.2.2), it carries an `Idempotency-Key`, or
 //!    [`repeatable_if`](RetryLayer::repeatable_if) knows better. A POST without a key is never sent a second time once a
@@ -24,7 +24,8 @@
 //!
 //! Every attempt carries the same [`Tried`](crate::balance::Tried), by which an
 //! [`Upstream`](crate::upstream::Upstream) passes over the endpoints that failed, and leaves to this layer what may have
-//! been processed. A gRPC attempt that is not the first says so in `grpc-previous-rpc-attempts`.
+//! been processed. A gRPC attempt that is not the first says so in `grpc-previous-rpc-attempts`, and tells in `grpc-timeout`
+//! what is left by then.
 //!
 //! # Ordering
 //! Inside of [`DeadlineLayer`](crate::timeout::DeadlineLayer) and [`TimeoutLayer`](crate::timeout::TimeoutLayer), which bound

@@ -139,9 +139,10 @@ impl Rules {
             Asked::NotBefore(wait) | Asked::After(wait) if wait > self.longest_wait => return Err(Refused::TooLong),
             Asked::After(wait) => wait,
             // Those who were sent away together shall not come back together.
-            Asked::NotBefore(wait) => wait + backoff,
+            Asked::NotBefore(wait) => wait.saturating_add(backoff),
         };
-        if failure.deadline.is_some_and(|deadline| failure.now + delay >= deadline) {
+        let at = failure.now.checked_add(delay);
+        if failure.deadline.is_some_and(|deadline| at.is_none_or(|at| at >= deadline)) {
             return Err(Refused::PastDeadline);
         }
         if grant() { Ok(delay) } else { Err(Refused::OverBudget) }
@@ -219,6 +220,18 @@ mod tests {
         assert_eq!(decide(&|f| f.deadline = Some(f.now), true), Err(Refused::PastDeadline));
         let late = |f: &mut Failure| (f.asked, f.deadline) = (Asked::After(second), Some(f.now + second));
         assert_eq!(decide(&late, true), Err(Refused::PastDeadline));
+    }
+
+    #[test]
+    fn no_wait_is_too_long_to_be_counted() {
+        let rules = Rules { longest_wait: Duration::MAX, ..Rules::default() };
+        let mut failure = failure(Instant::now());
+        failure.asked = Asked::NotBefore(Duration::MAX);
+        failure.deadline = Some(failure.now + Duration::from_secs(1));
+        let decided = rules.decide(&failure, &mut fastrand::Rng::with_seed(1), || true);
+        assert_eq!(decided, Err(Refused::PastDeadline));
+        failure.deadline = None;
+        assert_eq!(rules.decide(&failure, &mut fastrand::Rng::with_seed(1), || true), Ok(Duration::MAX));
     }
 
     #[test]

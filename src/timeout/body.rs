@@ -16,6 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Deadline;
 use crate::{
     Body, BoxError, Error, Outcome, Sent,
     body::{End, Observer},
@@ -28,6 +29,8 @@ pub(super) struct Limits {
     pub(super) idle: Option<Duration>,
     /// Of the other direction, whose movement ends a pause too.
     pub(super) upload: Option<Upload>,
+    /// The task's deadline while the response and its body are made.
+    pub(super) scope: Option<Deadline>,
 }
 
 /// When something of a request's body last moved.
@@ -87,7 +90,7 @@ impl Limits {
     fn end(&self, paused: Instant) -> Option<Instant> {
         let idle = self.idle.map(|idle| {
             let moved = self.upload.as_ref().map_or(paused, |upload| upload.last().max(paused));
-            moved + idle
+            Deadline::after(moved, idle).instant()
         });
         idle.into_iter().chain(self.until).min()
     }
@@ -102,7 +105,11 @@ impl HttpBody for TimedBody {
         if *this.failed {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut *this.body).poll_frame(cx);
+        let body = Pin::new(&mut *this.body);
+        let polled = match this.limits.scope {
+            Some(deadline) => deadline.during(|| body.poll_frame(cx)),
+            None => body.poll_frame(cx),
+        };
         if polled.is_ready() {
             *this.paused = None;
             return polled;

@@ -111,6 +111,7 @@ where
             until: self.settings.max_duration.map(|limit| Deadline::after(now, limit).instant()),
             idle: self.settings.idle,
             upload,
+            scope: None,
         };
         ResponseFuture::new(self.inner.call(request), dialect, None).limited(limits)
     }

@@ -2,7 +2,7 @@
 
 use std::{cmp::min, fmt::Write, time::Duration};
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, request::Parts};
 use tokio::time::Instant;
 
 /// gRPC's header field for the time that is left.
@@ -153,6 +153,14 @@ pub fn format_grpc_timeout(left: Duration) -> HeaderValue {
     let _ = write!(text, "{amount}{unit}");
     // Digits and a letter are always a valid value.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0n"))
+}
+
+/// Renews the `grpc-timeout` of a request that is sent once more, some time after the first.
+pub(crate) fn tell_what_is_left(parts: &mut Parts, now: Instant) {
+    let (Some(told), Some(deadline)) = (grpc_timeout(&parts.headers), Deadline::in_force(&parts.extensions)) else {
+        return;
+    };
+    parts.headers.insert(GRPC_TIMEOUT, format_grpc_timeout(told.min(deadline.left(now))));
 }
 
 #[cfg(test)]

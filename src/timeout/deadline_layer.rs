@@ -146,8 +146,7 @@ where
         request.extensions_mut().insert(deadline);
         let until = deadline.instant();
         let future = deadline.during(|| self.inner.call(request));
-        ResponseFuture::new(future, dialect, Some(until))
-            .limited(Limits { until: Some(until), ..Limits::default() })
-            .within(Some(deadline))
+        let limits = Limits { until: Some(until), scope: Some(deadline), ..Limits::default() };
+        ResponseFuture::new(future, dialect, Some(until)).limited(limits)
     }
 }

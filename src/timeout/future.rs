@@ -11,10 +11,7 @@ use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    Deadline,
-    body::{Limits, limit},
-};
+use super::body::{Limits, limit};
 use crate::{
     Body, BoxError, Outcome,
     respond::{Dialect, refusal},
@@ -39,14 +36,13 @@ enum State<F> {
         #[pin]
         timer: Option<Sleep>,
         limits: Limits,
-        scope: Option<Deadline>,
     },
     Refused(Outcome),
 }
 
 impl<F> ResponseFuture<F> {
     pub(super) fn new(future: F, dialect: Dialect, until: Option<Instant>) -> Self {
-        let state = State::Called { future, until, timer: None, limits: Limits::default(), scope: None };
+        let state = State::Called { future, until, timer: None, limits: Limits::default() };
         Self { state, dialect }
     }
 
@@ -54,18 +50,10 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Refused(outcome), dialect }
     }
 
-    /// The same with limits of the body.
+    /// The same with limits of the body, and the deadline of the task while it is made.
     pub(super) fn limited(mut self, by: Limits) -> Self {
         if let State::Called { limits, .. } = &mut self.state {
             *limits = by;
-        }
-        self
-    }
-
-    /// The same with `deadline` as that of the task while the inner future runs.
-    pub(super) fn within(mut self, deadline: Option<Deadline>) -> Self {
-        if let State::Called { scope, .. } = &mut self.state {
-            *scope = deadline;
         }
         self
     }
@@ -83,8 +71,8 @@ where
         let mut this = self.project();
         let outcome = match this.state.as_mut().project() {
             Project::Refused(outcome) => *outcome,
-            Project::Called { future, until, mut timer, limits, scope } => {
-                let polled = match scope {
+            Project::Called { future, until, mut timer, limits } => {
+                let polled = match limits.scope {
                     Some(deadline) => deadline.during(|| future.poll(cx)),
                     None => future.poll(cx),
                 };

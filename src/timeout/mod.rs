@@ -22,6 +22,7 @@
 //!   the task that serves the request.
 //! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, and tells the server what is left of it:
 //!   `grpc-timeout` on gRPC calls, and a header field of your choice on all.
+//!   Whoever sends the request once more renews it.
 //! - Work whose deadline has passed is not started: it is answered with
 //!   [`Outcome::DeadlineExceeded`](crate::Outcome::DeadlineExceeded) at once.
 //!
@@ -74,6 +75,7 @@ mod layer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::deadline::tell_what_is_left;
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
     deadline::{Deadline, format_grpc_timeout, grpc_timeout},

@@ -126,7 +126,7 @@ impl Spare {
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             exchange: Exchange::of(request.extensions()).cloned(),
-            governed: Tried::of(request.extensions()).is_some(),
+            governed: Tried::of(request.extensions()).is_some_and(Tried::is_governed),
         })
     }
 
