@@ -577,3 +577,33 @@ async fn an_upstream_is_asked_for_another_endpoint_as_long_as_there_is_one() {
     assert_eq!(service.oneshot(get()).await.unwrap().status(), 503);
     assert_eq!(*asked.lock().unwrap(), 3, "the same again rather than none");
 }
+
+/// An endpoint that reads a request and closes.
+async fn resetting() -> (std::net::SocketAddr, Arc<Mutex<u32>>) {
+    use tokio::io::AsyncReadExt;
+    let seen = Arc::new(Mutex::new(0));
+    let count = seen.clone();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.read(&mut [0; 4096]).await;
+            *count.lock().unwrap() += 1;
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn an_upstream_leaves_to_this_layer_what_may_have_been_processed() {
+    use crate::{config, upstream::Upstream};
+    let get = || Request::get("http://cart/").body(Body::empty()).unwrap();
+    let ((one, first), (other, second)) = (resetting().await, resetting().await);
+    let both = || Upstream::new(config::Upstream::new("cart", config::Endpoints::fixed([one, other]))).unwrap();
+    let seen = || *first.lock().unwrap() + *second.lock().unwrap();
+    let refusing = layer(1).conditions(Conditions::none()).layer(both());
+    assert_eq!(refusing.oneshot(get()).await.unwrap_err().outcome(), Outcome::UpstreamReset);
+    assert_eq!(seen(), 1);
+    assert_eq!(layer(1).layer(both()).oneshot(get()).await.unwrap_err().outcome(), Outcome::UpstreamReset);
+    assert_eq!(seen(), 3);
+}
