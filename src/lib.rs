@@ -53,9 +53,10 @@
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
 //! | stop asking what fails | [`breaker`], [`outlier`], [`health`]; what a failure is: [`classify`] |
+//! | send again what failed, or what is late; limit how long it takes | [`retry`], [`hedge`], [`timeout`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
-//! | answer for errors | [`respond`], [`Error`] |
+//! | answer for errors | [`respond`], [`Error`], [`grpc`] |
 //!
 //! # Features
 //! All are additive: enabling one never changes what another does.
@@ -78,6 +79,7 @@ pub mod config;
 pub mod connection;
 mod error;
 pub mod exchange;
+pub mod grpc;
 mod interim;
 mod outcome;
 
@@ -87,11 +89,14 @@ pub mod breaker;
 pub mod classify;
 pub mod forwarded;
 pub mod health;
+pub mod hedge;
 pub mod identity;
 pub mod outlier;
 pub mod respond;
+pub mod retry;
 pub mod route;
 pub mod telemetry;
+pub mod timeout;
 
 // Transport.
 pub mod client;

@@ -57,6 +57,8 @@ pub enum Outcome {
 
     /// The connection or request was refused because a limit of ours is reached.
     Overloaded,
+    /// The request's deadline had passed before work on it began.
+    DeadlineExceeded,
     /// No rule matches the request.
     NoRoute,
     /// The rule's backend does not exist or cannot be used.
@@ -111,6 +113,7 @@ impl Outcome {
             Self::Unauthenticated => Facts("unauthenticated", Downstream, 401, Some("http_request_denied")),
             Self::Forbidden => Facts("forbidden", Downstream, 403, Some("http_request_denied")),
             Self::Overloaded => Facts("overloaded", Internal, 503, Some("connection_limit_reached")),
+            Self::DeadlineExceeded => Facts("deadline_exceeded", Downstream, 504, Some("http_request_denied")),
             Self::NoRoute => Facts("no_route", Internal, 404, Some("destination_not_found")),
             Self::InvalidBackend => Facts("invalid_backend", Internal, 500, Some("proxy_configuration_error")),
             Self::Loop => Facts("loop", Internal, 508, Some("proxy_loop_detected")),

@@ -39,6 +39,7 @@ mod load;
 mod policy;
 mod set;
 mod table;
+mod tried;
 mod two_choices;
 mod weighted;
 
@@ -52,5 +53,6 @@ pub use self::{
     hash::{InvalidHashKey, stable_hash},
     policy::Balancer,
     set::{EndpointSet, Pick},
+    tried::Tried,
     weighted::WeightedChoice,
 };

@@ -6,9 +6,8 @@ use http::{
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{Body, Outcome};
+use crate::{Body, Outcome, grpc};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// How a client wants to be told that it is refused.
@@ -96,7 +95,7 @@ fn trailers_only(outcome: Outcome, content_type: HeaderValue) -> Response<Body> 
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(outcome)));
+    headers.insert(grpc::STATUS, HeaderValue::from_static(grpc_status(outcome)));
     if let Ok(message) = HeaderValue::from_str(&grpc_message(text(outcome).trim_end())) {
         headers.insert(GRPC_MESSAGE, message);
     }
@@ -152,6 +151,7 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::UpstreamReset => "the upstream closed the connection\n",
         Outcome::UpstreamProtocol | Outcome::ResponseTruncated => "the upstream's answer is not valid\n",
         Outcome::UpstreamTimeout => "the upstream did not answer in time\n",
+        Outcome::DeadlineExceeded => "the deadline has passed\n",
         Outcome::UpgradeFailed => "the upstream did not switch protocols\n",
     }
 }

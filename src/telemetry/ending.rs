@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    header::{self, HeaderName},
-};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use tokio::time::{Duration, Instant};
 
@@ -20,9 +17,8 @@ use crate::{
     body::{End, Observer},
     error::{chain, outcome_of},
     exchange::Exchange,
+    grpc,
 };
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 pub(super) type Recorders = Arc<Vec<Arc<dyn Recorder>>>;
 
@@ -95,7 +91,7 @@ impl Ending {
         let status = response.status();
         self.status = Some(status);
         self.answered = response.extensions().get().copied();
-        self.grpc_status = grpc_status(response.headers());
+        self.grpc_status = grpc::status(response.headers());
         self.due = match self.due {
             Due::Unknown => due(response),
             due => due,
@@ -170,7 +166,7 @@ impl Observer for Ending {
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
-        self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+        self.grpc_status = grpc::status(trailers).or(self.grpc_status);
         self.due = Due::Nothing;
     }
 
@@ -220,10 +216,6 @@ fn due(response: &Response<Body>) -> Due {
     }
     let declared = || response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
     response.body().size_hint().exact().or_else(declared).map_or(Due::Unknown, Due::Bytes)
-}
-
-fn grpc_status(fields: &HeaderMap) -> Option<u32> {
-    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 fn text_of(error: &(dyn StdError + 'static)) -> String {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent, Side,
-    balance::{Attempt, Pick},
+    balance::{Attempt, Pick, Tried},
     breaker::{Circuit, watched},
     classify::Class,
     client::Pool,
@@ -50,16 +50,23 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
     let hash = endpoints.balancer().hash(request);
     let spare = Spare::of(request);
-    let mut tried: SmallVec<[SocketAddr; 2]> = SmallVec::new();
+    // What a layer above has offered the request to, and after it what is tried here.
+    let shared = Tried::of(request.extensions()).cloned();
+    let mut tried: SmallVec<[SocketAddr; 4]> = shared.as_ref().map(Tried::addresses).unwrap_or_default();
+    let before = tried.len();
     let mut stale = 0;
     let mut last = None;
 
-    while tried.len() < upstream.config().max_attempts as usize {
-        let picked =
-            endpoints.pick(&mut Pick { now: Instant::now(), rng: &mut fastrand::Rng::new(), hash, tried: &tried });
-        let Some(attempt) = picked else { break };
+    while tried.len() - before < upstream.config().max_attempts as usize {
+        let pick = |tried: &[SocketAddr]| {
+            endpoints.pick(&mut Pick { now: Instant::now(), rng: &mut fastrand::Rng::new(), hash, tried })
+        };
+        let Some(attempt) = pick(&tried).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?)) else { break };
         let address = attempt.endpoint().address();
         tried.push(address);
+        if let Some(shared) = &shared {
+            shared.add(address);
+        }
         if let Some(exchange) = &exchange {
             exchange.update(|record| {
                 record.attempts += 1;
@@ -148,6 +155,8 @@ struct Spare {
     uri: Uri,
     headers: HeaderMap,
     exchange: Option<Exchange>,
+    /// A layer above decides whether what may have been processed is sent again.
+    governed: bool,
 }
 
 impl Spare {
@@ -161,6 +170,7 @@ impl Spare {
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             exchange: Exchange::of(request.extensions()).cloned(),
+            governed: Tried::of(request.extensions()).is_some_and(Tried::is_governed),
         }))
     }
 
@@ -168,7 +178,8 @@ impl Spare {
     fn again(&self, error: &Error) -> Option<Request<Body>> {
         let allowed = match error.sent() {
             Sent::Nothing | Sent::Refused => true,
-            Sent::Stale | Sent::Possibly => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
+            Sent::Stale => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
+            Sent::Possibly => !self.governed && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
         };
         if !allowed {
             return None;

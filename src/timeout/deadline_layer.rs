@@ -1,0 +1,152 @@
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Body as HttpBody;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    Deadline, ResponseFuture,
+    body::Limits,
+    deadline::{GRPC_TIMEOUT, format_grpc_timeout, grpc_timeout},
+};
+use crate::{Body, BoxError, Outcome, exchange::Exchange, respond::Dialect};
+
+/// Gives requests a deadline, keeps to it, and hands it on; see the [module](super).
+///
+/// # Example
+/// ```
+/// use portcullis::timeout::DeadlineLayer;
+/// use std::time::Duration;
+///
+/// let inbound = DeadlineLayer::server(Duration::from_secs(15));
+/// let outbound = DeadlineLayer::client(Duration::from_secs(2))
+///     .header(http::HeaderName::from_static("x-request-timeout-ms"));
+/// # let _ = (inbound, outbound);
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct DeadlineLayer {
+    settings: Settings,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    end: End,
+    limit: Duration,
+    header: Option<HeaderName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Server,
+    Client,
+}
+
+/// The service of a [`DeadlineLayer`]: as ready as the inner one, whose errors pass untouched.
+#[derive(Debug, Clone)]
+pub struct WithDeadline<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl DeadlineLayer {
+    /// For requests that come in: at most `limit` each, or less if they say so. Envoy allows 15 s.
+    pub fn server(limit: Duration) -> Self {
+        Self { settings: Settings { end: End::Server, limit, header: None } }
+    }
+
+    /// For requests that go out: at most `limit` each, or what is left of the request that is being served.
+    pub fn client(limit: Duration) -> Self {
+        Self { settings: Settings { end: End::Client, limit, header: None } }
+    }
+
+    /// Reads, or writes, the time left in this header field too: whole milliseconds. Default: none; Envoy calls its own
+    /// `x-envoy-expected-rq-timeout-ms`. What is no number is no limit.
+    pub fn header(mut self, name: HeaderName) -> Self {
+        self.settings.header = Some(name);
+        self
+    }
+}
+
+impl Settings {
+    fn deadline(&self, headers: &HeaderMap, extensions: &Extensions, now: Instant) -> Deadline {
+        let (began, told) = match self.end {
+            End::Server => {
+                let began = Exchange::of(extensions).map_or(now, Exchange::began);
+                let header = self.header.as_ref().and_then(|name| millis(headers.get(name)?));
+                (began, grpc_timeout(headers).into_iter().chain(header).min())
+            }
+            End::Client => (now, None),
+        };
+        let limit = told.map_or(self.limit, |told| told.min(self.limit));
+        let own = Deadline::after(began, limit);
+        // A request that comes in is not a call of whatever its task may be serving.
+        let given = match self.end {
+            End::Server => Deadline::of(extensions),
+            End::Client => Deadline::in_force(extensions),
+        };
+        given.map_or(own, |given| given.min(own))
+    }
+
+    fn tell(&self, headers: &mut HeaderMap, dialect: Dialect, left: Duration) {
+        if self.end == End::Server {
+            return;
+        }
+        if dialect != Dialect::Http {
+            headers.insert(GRPC_TIMEOUT, format_grpc_timeout(left));
+        }
+        if let Some(name) = &self.header {
+            headers.insert(name, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+        }
+    }
+}
+
+fn millis(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok().map(Duration::from_millis))?
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = WithDeadline<S>;
+
+    fn layer(&self, inner: S) -> WithDeadline<S> {
+        WithDeadline { inner, settings: Arc::new(self.settings.clone()) }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for WithDeadline<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ResB: HttpBody<Data = Bytes> + Send + 'static,
+    ResB::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let now = Instant::now();
+        let dialect = Dialect::of(request.headers());
+        let deadline = self.settings.deadline(request.headers(), request.extensions(), now);
+        if deadline.has_passed(now) {
+            return ResponseFuture::refused(Outcome::DeadlineExceeded, dialect);
+        }
+        self.settings.tell(request.headers_mut(), dialect, deadline.left(now));
+        request.extensions_mut().insert(deadline);
+        let until = deadline.instant();
+        let future = deadline.during(|| self.inner.call(request));
+        let limits = Limits { until: Some(until), scope: Some(deadline), ..Limits::default() };
+        ResponseFuture::new(future, dialect, Some(until)).limited(limits)
+    }
+}
