@@ -51,6 +51,8 @@
 //! | accept connections, TLS, drain | [`server`], [`tls`] |
 //! | choose a rule for a request | [`route`]; the normal form of paths: [`route::path`] |
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
+//! | limit and shed load, by number, rate, priority, deadline | [`limit`] |
+//! | inject faults | [`fault`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`] |
@@ -80,7 +82,9 @@ mod outcome;
 
 // Policy, and layers.
 pub mod balance;
+pub mod fault;
 pub mod forwarded;
+pub mod limit;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

@@ -50,9 +50,15 @@ pub enum Outcome {
     RequestTimeout,
     /// The host is not served on this connection.
     Misdirected,
+    /// The client has made more requests than it is allowed to in this time.
+    RateLimited,
 
     /// The connection or request was refused because a limit of ours is reached.
     Overloaded,
+    /// The request was refused because it could not have been answered before its deadline.
+    TooLate,
+    /// The request was failed on purpose, to see what comes of it.
+    FaultInjected,
     /// No rule matches the request.
     NoRoute,
     /// The rule's backend does not exist or cannot be used.
@@ -102,7 +108,10 @@ impl Outcome {
             Self::NotImplemented => Facts("not_implemented", Downstream, 501, Some("http_request_error")),
             Self::RequestTimeout => Facts("request_timeout", Downstream, 408, Some("http_request_error")),
             Self::Misdirected => Facts("misdirected", Downstream, 421, Some("http_request_error")),
+            Self::RateLimited => Facts("rate_limited", Downstream, 429, Some("http_request_denied")),
             Self::Overloaded => Facts("overloaded", Internal, 503, Some("connection_limit_reached")),
+            Self::TooLate => Facts("too_late", Internal, 504, Some("http_request_denied")),
+            Self::FaultInjected => Facts("fault_injected", Internal, 503, Some("proxy_internal_response")),
             Self::NoRoute => Facts("no_route", Internal, 404, Some("destination_not_found")),
             Self::InvalidBackend => Facts("invalid_backend", Internal, 500, Some("proxy_configuration_error")),
             Self::Loop => Facts("loop", Internal, 508, Some("proxy_loop_detected")),

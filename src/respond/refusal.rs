@@ -108,6 +108,7 @@ fn grpc_status(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::ConnectTimeout => "14",
         Outcome::Cancelled => "1",
+        Outcome::RateLimited => "8",
         _ => match outcome.status() {
             StatusCode::BAD_REQUEST => "13",
             StatusCode::UNAUTHORIZED => "16",
@@ -136,7 +137,10 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::NotImplemented => "not supported here\n",
         Outcome::RequestTimeout => "the request took too long to arrive\n",
         Outcome::Misdirected => "this host is not served on this connection\n",
+        Outcome::RateLimited => "too many requests, try again later\n",
         Outcome::Overloaded => "overloaded, try again later\n",
+        Outcome::TooLate => "the answer would come after the deadline\n",
+        Outcome::FaultInjected => "failed on purpose\n",
         Outcome::NoRoute => "no route matches this request\n",
         Outcome::InvalidBackend => "the route's backend is not usable\n",
         Outcome::Loop => "the request has been here before\n",
@@ -198,6 +202,8 @@ mod tests {
             (Outcome::ConnectFailed, "14"),
             (Outcome::ConnectTimeout, "14"),
             (Outcome::UpstreamTimeout, "4"),
+            (Outcome::RateLimited, "8"),
+            (Outcome::TooLate, "4"),
             (Outcome::BodyTooLarge, "2"),
             (Outcome::Internal, "2"),
         ] {

@@ -1,0 +1,1 @@
+//! Limits: how much is let through, and what is turned away.
