@@ -30,16 +30,20 @@ pub struct ResponseFuture<S, B, F> {
 
 #[pin_project(project = Project)]
 enum State<S, B, F> {
-    Delayed {
-        #[pin]
-        delay: Sleep,
-        /// What goes on then, or how it fails.
-        held: Result<(S, Request<B>), Abort>,
-        dialect: Dialect,
-        _active: Permit,
-    },
+    // In a box, so that the future of a request without a fault is a small one.
+    Delayed(Pin<Box<Delayed<S, B>>>),
     Aborted(Abort, Dialect),
     Called(#[pin] F),
+}
+
+#[pin_project]
+struct Delayed<S, B> {
+    #[pin]
+    delay: Sleep,
+    /// What goes on then, or how it fails.
+    held: Result<(S, Request<B>), Abort>,
+    dialect: Dialect,
+    _active: Permit,
 }
 
 impl<S, B, F> ResponseFuture<S, B, F> {
@@ -49,7 +53,7 @@ impl<S, B, F> ResponseFuture<S, B, F> {
         dialect: Dialect,
         active: Permit,
     ) -> Self {
-        Self { state: State::Delayed { delay: sleep(delay), held, dialect, _active: active } }
+        Self { state: State::Delayed(Box::pin(Delayed { delay: sleep(delay), held, dialect, _active: active })) }
     }
 
     pub(super) fn aborted(abort: Abort, dialect: Dialect) -> Self {
@@ -74,11 +78,12 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                Project::Delayed { delay, held, dialect, .. } => {
-                    ready!(delay.poll(cx));
-                    match std::mem::replace(held, Err(Abort::Reset)) {
+                Project::Delayed(delayed) => {
+                    let delayed = delayed.as_mut().project();
+                    ready!(delayed.delay.poll(cx));
+                    match std::mem::replace(delayed.held, Err(Abort::Reset)) {
                         Ok((mut service, request)) => State::Called(service.call(request)),
-                        Err(abort) => State::Aborted(abort, *dialect),
+                        Err(abort) => State::Aborted(abort, *delayed.dialect),
                     }
                 }
                 Project::Aborted(abort, dialect) => return Poll::Ready(answer(*abort, *dialect)),
@@ -135,7 +140,7 @@ fn grpc_code(status: u16) -> u8 {
 impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Delayed { .. } => "Delayed",
+            State::Delayed(_) => "Delayed",
             State::Aborted(..) => "Aborted",
             State::Called(_) => "Called",
         };

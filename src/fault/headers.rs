@@ -22,7 +22,7 @@ pub(super) fn take(headers: &mut HeaderMap) -> Wish {
     Wish {
         delay: take_one(headers, DELAY_MS).map(Duration::from_millis),
         delay_share: take_one(headers, DELAY_PERCENT).and_then(|percent| Share::percent(percent).ok()),
-        abort: grpc.map(Abort::Grpc).or(status.map(Abort::Status)),
+        abort: grpc.map(Abort::Grpc).or_else(|| status.map(Abort::Status)),
         abort_share: take_one(headers, ABORT_PERCENT).and_then(|percent| Share::percent(percent).ok()),
     }
 }

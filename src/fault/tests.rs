@@ -116,7 +116,7 @@ async fn statuses_are_answered_in_the_clients_dialect() {
     let app = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Body::empty())));
     let answered = async |abort, content_type: &str| {
         let request = Request::get("/").header("content-type", content_type).body(()).unwrap();
-        FaultLayer::new().abort(abort, Share::ALL).layer(app.clone()).oneshot(request).await.unwrap()
+        FaultLayer::new().abort(abort, Share::ALL).layer(app).oneshot(request).await.unwrap()
     };
     let teapot = answered(Abort::Status(StatusCode::IM_A_TEAPOT), "").await;
     assert_eq!(teapot.status(), StatusCode::IM_A_TEAPOT);

@@ -36,10 +36,10 @@ pub(super) struct AimdLimit {
 }
 
 impl AimdLimit {
+    #[expect(clippy::manual_clamp, reason = "`clamp` would let NaN through")]
     pub(super) fn new(mut settings: Aimd) -> Self {
         settings.min_limit = settings.min_limit.max(1);
         settings.max_limit = settings.max_limit.max(settings.min_limit);
-        // `max` and `min` prefer a number to NaN.
         settings.backoff = settings.backoff.max(0.5).min(1.0);
         let limit = settings.initial_limit.clamp(settings.min_limit, settings.max_limit) as f64;
         Self { settings, limit, lowered: None }

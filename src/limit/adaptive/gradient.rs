@@ -161,6 +161,7 @@ impl GradientLimit {
         self.limit = self.settings.min_limit;
     }
 
+    #[expect(clippy::manual_clamp, reason = "`clamp` would let NaN through")]
     fn next(&self, ideal: Duration, latency: Duration) -> usize {
         let aim = ideal.as_secs_f64() * (1.0 + self.settings.buffer);
         // A latency of zero gives infinity, or NaN for an ideal of zero as well, and both the highest gradient.

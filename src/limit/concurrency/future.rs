@@ -27,13 +27,8 @@ pub struct ResponseFuture<S, B, F> {
 
 #[pin_project(project = Project)]
 enum State<S, B, F> {
-    Queued {
-        ticket: Ticket,
-        #[pin]
-        patience: Sleep,
-        held: Option<(S, Request<B>)>,
-        dialect: Dialect,
-    },
+    // In a box, so that the future of a request that does not wait is a small one.
+    Queued(Pin<Box<Queued<S, B>>>),
     // The permit after the future: in a drop, it comes back when the request is gone.
     Called {
         #[pin]
@@ -43,6 +38,15 @@ enum State<S, B, F> {
     Refused(Dialect),
 }
 
+#[pin_project]
+struct Queued<S, B> {
+    ticket: Ticket,
+    #[pin]
+    patience: Sleep,
+    held: Option<(S, Request<B>)>,
+    dialect: Dialect,
+}
+
 impl<S, B, F> ResponseFuture<S, B, F> {
     pub(super) fn called(future: F, permit: Permit) -> Self {
         Self { state: State::Called { future, permit: Some(permit) } }
@@ -50,7 +54,8 @@ impl<S, B, F> ResponseFuture<S, B, F> {
 
     pub(super) fn queued(service: S, request: Request<B>, ticket: Ticket, max_wait: Duration) -> Self {
         let dialect = Dialect::of(request.headers());
-        Self { state: State::Queued { ticket, patience: sleep(max_wait), held: Some((service, request)), dialect } }
+        let queued = Queued { ticket, patience: sleep(max_wait), held: Some((service, request)), dialect };
+        Self { state: State::Queued(Box::pin(queued)) }
     }
 
     pub(super) fn refused(dialect: Dialect) -> Self {
@@ -70,19 +75,20 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                Project::Queued { ticket, patience, held, dialect } => {
-                    let permit = match Pin::new(&mut *ticket).poll(cx) {
+                Project::Queued(queued) => {
+                    let queued = queued.as_mut().project();
+                    let permit = match Pin::new(&mut *queued.ticket).poll(cx) {
                         Poll::Ready(permit) => Some(permit),
                         Poll::Pending => {
-                            ready!(patience.poll(cx));
-                            ticket.give_up()
+                            ready!(queued.patience.poll(cx));
+                            queued.ticket.give_up()
                         }
                     };
-                    match (permit, held.take()) {
+                    match (permit, queued.held.take()) {
                         (Some(permit), Some((mut service, request))) => {
                             State::Called { future: service.call(request), permit: Some(permit) }
                         }
-                        _ => State::Refused(*dialect),
+                        _ => State::Refused(*queued.dialect),
                     }
                 }
                 Project::Called { future, permit } => {
@@ -106,7 +112,7 @@ where
 impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Queued { .. } => "Queued",
+            State::Queued(_) => "Queued",
             State::Called { .. } => "Called",
             State::Refused(_) => "Refused",
         };

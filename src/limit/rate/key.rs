@@ -56,7 +56,6 @@ impl<F: Fn(&Parts) -> Option<Key>> KeyOf for F {
 
 /// One budget for all.
 #[derive(Debug, Clone, Copy, Default)]
-#[non_exhaustive]
 pub struct Everyone;
 
 impl KeyOf for Everyone {
@@ -69,7 +68,6 @@ impl KeyOf for Everyone {
 ///
 /// An IPv6 client is its /64, of which it has all 2⁶⁴ addresses (RFC 6177 and RFC 4291 section 2.5.4).
 #[derive(Debug, Clone, Copy, Default)]
-#[non_exhaustive]
 pub struct ClientIp;
 
 impl KeyOf for ClientIp {
@@ -98,7 +96,6 @@ impl KeyOf for Header {
 
 /// A budget for each rule of a route, told by the [`RouteMatch`].
 #[derive(Debug, Clone, Copy, Default)]
-#[non_exhaustive]
 pub struct PerRoute;
 
 impl KeyOf for PerRoute {

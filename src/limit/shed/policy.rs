@@ -28,6 +28,7 @@ impl Default for Shares {
 }
 
 impl Shares {
+    #[expect(clippy::manual_clamp, reason = "`clamp` would let NaN through")]
     pub(super) fn set(&mut self, priority: Priority, share: f64) {
         if let Some(slot) = self.0.get_mut(priority as usize) {
             // NaN is taken for 0.
