@@ -29,7 +29,7 @@ use std::{any::Any, error::Error as StdError};
 
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::{BoxError, Error, Outcome, Side, body::End, error::outcome_of};
+use crate::{BoxError, Error, Outcome, Side, body::End, error::outcome_of, grpc::Code};
 
 /// What one request says of who was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,10 +63,10 @@ impl Class {
     /// Of a `grpc-status`, if there is one among these fields: a head's, or trailers.
     #[must_use]
     pub fn of_grpc(fields: &HeaderMap) -> Option<Self> {
-        Some(match fields.get("grpc-status")?.as_bytes() {
-            b"4" | b"14" => Self::GatewayError,
-            b"8" => Self::Throttled,
-            b"13" | b"15" => Self::ServerError,
+        Some(match Code::of(fields)? {
+            Code::DeadlineExceeded | Code::Unavailable => Self::GatewayError,
+            Code::ResourceExhausted => Self::Throttled,
+            Code::Internal | Code::DataLoss => Self::ServerError,
             _ => Self::Success,
         })
     }

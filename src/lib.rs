@@ -54,6 +54,8 @@
 //! | choose an endpoint, send to it | [`upstream`], [`balance`], [`client`] |
 //! | stop asking what fails | [`breaker`], [`outlier`], [`health`]; what a failure is: [`classify`] |
 //! | send again what failed, or what is late; limit how long it takes | [`retry`], [`hedge`], [`timeout`] |
+//! | limit and shed load, by number, rate, priority, deadline | [`limit`] |
+//! | inject faults | [`fault`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`], [`grpc`] |
@@ -87,10 +89,12 @@ mod outcome;
 pub mod balance;
 pub mod breaker;
 pub mod classify;
+pub mod fault;
 pub mod forwarded;
 pub mod health;
 pub mod hedge;
 pub mod identity;
+pub mod limit;
 pub mod outlier;
 pub mod respond;
 pub mod retry;

@@ -54,11 +54,15 @@ pub enum Outcome {
     Unauthenticated,
     /// The peer is known, and may not do this.
     Forbidden,
+    /// The client has made more requests than it is allowed to in this time.
+    RateLimited,
 
     /// The connection or request was refused because a limit of ours is reached.
     Overloaded,
-    /// The request's deadline had passed before work on it began.
+    /// The request's deadline had passed before work on it began, or would have before it could be answered.
     DeadlineExceeded,
+    /// The request was failed on purpose, to see what comes of it.
+    FaultInjected,
     /// No rule matches the request.
     NoRoute,
     /// The rule's backend does not exist or cannot be used.
@@ -112,8 +116,10 @@ impl Outcome {
             Self::Misdirected => Facts("misdirected", Downstream, 421, Some("http_request_error")),
             Self::Unauthenticated => Facts("unauthenticated", Downstream, 401, Some("http_request_denied")),
             Self::Forbidden => Facts("forbidden", Downstream, 403, Some("http_request_denied")),
+            Self::RateLimited => Facts("rate_limited", Downstream, 429, Some("http_request_denied")),
             Self::Overloaded => Facts("overloaded", Internal, 503, Some("connection_limit_reached")),
             Self::DeadlineExceeded => Facts("deadline_exceeded", Downstream, 504, Some("http_request_denied")),
+            Self::FaultInjected => Facts("fault_injected", Internal, 503, Some("proxy_internal_response")),
             Self::NoRoute => Facts("no_route", Internal, 404, Some("destination_not_found")),
             Self::InvalidBackend => Facts("invalid_backend", Internal, 500, Some("proxy_configuration_error")),
             Self::Loop => Facts("loop", Internal, 508, Some("proxy_loop_detected")),

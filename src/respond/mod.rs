@@ -18,13 +18,14 @@
 //! | 401 | 16 `UNAUTHENTICATED` |
 //! | 403 | 7 `PERMISSION_DENIED` |
 //! | 404 | 12 `UNIMPLEMENTED` |
-//! | 429, 502, 503 | 14 `UNAVAILABLE` |
+//! | 429 | 14 `UNAVAILABLE`; 8 `RESOURCE_EXHAUSTED` if it is a rate limit of ours |
+//! | 502, 503 | 14 `UNAVAILABLE` |
 //! | 504 | 4 `DEADLINE_EXCEEDED`; 14 if no connection was made in time, as nothing was sent |
 //! | 499 | 1 `CANCELLED` |
 //! | any other | 2 `UNKNOWN` |
 //!
 //! This is gRPC's own [table](https://grpc.github.io/grpc/core/md_doc_http-grpc-status-mapping.html) for clients that meet
-//! a proxy's answer, except for 499 and 504, of which we know more than it does.
+//! a proxy's answer, except for 429, 499 and 504, of which we know more than it does.
 //!
 //! # Ordering
 //! Inside of [`TelemetryLayer`](crate::telemetry::TelemetryLayer), outside of everything that fails or refuses.

@@ -107,6 +107,7 @@ fn grpc_status(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::ConnectTimeout => "14",
         Outcome::Cancelled => "1",
+        Outcome::RateLimited => "8",
         _ => match outcome.status() {
             StatusCode::BAD_REQUEST => "13",
             StatusCode::UNAUTHORIZED => "16",
@@ -137,7 +138,9 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::Misdirected => "this host is not served on this connection\n",
         Outcome::Unauthenticated => "this needs a client certificate\n",
         Outcome::Forbidden => "this is not allowed\n",
+        Outcome::RateLimited => "too many requests, try again later\n",
         Outcome::Overloaded => "overloaded, try again later\n",
+        Outcome::FaultInjected => "failed on purpose\n",
         Outcome::NoRoute => "no route matches this request\n",
         Outcome::InvalidBackend => "the route's backend is not usable\n",
         Outcome::Loop => "the request has been here before\n",
@@ -201,6 +204,8 @@ mod tests {
             (Outcome::ConnectFailed, "14"),
             (Outcome::ConnectTimeout, "14"),
             (Outcome::UpstreamTimeout, "4"),
+            (Outcome::RateLimited, "8"),
+            (Outcome::DeadlineExceeded, "4"),
             (Outcome::BodyTooLarge, "2"),
             (Outcome::Unauthenticated, "16"),
             (Outcome::Forbidden, "7"),

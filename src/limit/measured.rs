@@ -1,0 +1,94 @@
+//! A call that holds a permit and whose latency is learned from.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body as HttpBody;
+use pin_project::pin_project;
+use tokio::time::Instant;
+
+use super::concurrency::Permit;
+use crate::{
+    Body, BoxError, Outcome, balance,
+    respond::{Dialect, refusal},
+};
+
+/// How a call ended, as far as its latency is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The response's head came.
+    Success,
+    /// An error came, or a response that says that the service fails.
+    Failure,
+    /// Nobody waited for it.
+    Cancelled,
+}
+
+/// Learns from calls.
+pub(super) trait Learn {
+    fn learn(&self, began: Instant, now: Instant, verdict: Verdict);
+}
+
+/// One call that is learned from once, also when it is dropped.
+pub(super) struct Sample<L: Learn> {
+    learner: Arc<L>,
+    began: Instant,
+    verdict: Verdict,
+}
+
+impl<L: Learn> Drop for Sample<L> {
+    fn drop(&mut self) {
+        self.learner.learn(self.began, Instant::now(), self.verdict);
+    }
+}
+
+/// A call, or its refusal.
+#[pin_project(project = Project)]
+pub(super) enum Measured<F, L: Learn> {
+    Called {
+        #[pin]
+        future: F,
+        // In a drop the sample goes first, so that the request that takes the permit meets what was learned.
+        held: Option<(Sample<L>, Permit)>,
+    },
+    Refused(Outcome, Dialect),
+}
+
+impl<F, L: Learn> Measured<F, L> {
+    pub(super) fn called(future: F, permit: Permit, learner: Arc<L>, began: Instant) -> Self {
+        let sample = Sample { learner, began, verdict: Verdict::Cancelled };
+        Self::Called { future, held: Some((sample, permit)) }
+    }
+}
+
+impl<F, L, B, E> Future for Measured<F, L>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    L: Learn,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project() {
+            Project::Called { future, held } => {
+                let answer = ready!(future.poll(cx));
+                let Some((mut sample, permit)) = held.take() else {
+                    return Poll::Ready(answer.map(|response| response.map(Body::new)));
+                };
+                let failed = answer.as_ref().map_or(true, |response| balance::is_failure(response.status()));
+                sample.verdict = if failed { Verdict::Failure } else { Verdict::Success };
+                drop(sample);
+                answer.map(|response| permit.hold(response.map(Body::new)))
+            }
+            Project::Refused(outcome, dialect) => Ok(refusal(*outcome, *dialect)),
+        })
+    }
+}
