@@ -61,9 +61,9 @@ pub enum Abort {
     Status(http::StatusCode),
     /// With a response of status 200 and this `grpc-status`, whoever asks.
     Grpc(u8),
-    /// As if the connection broke before the response: an [`Error`] of which nobody knows what the upstream processed.
+    /// As if the connection broke before the response: an [`Error`](struct@Error) of which nobody knows what the upstream processed.
     Reset,
-    /// As if no connection could be made: an [`Error`] after which the request may safely go elsewhere.
+    /// As if no connection could be made: an [`Error`](struct@Error) after which the request may safely go elsewhere.
     ConnectFailed,
 }
 
