@@ -2,10 +2,17 @@
 
 use std::{error::Error as StdError, io};
 
+#[cfg(feature = "tls")]
+use crate::tls::CertificateRefused;
 use crate::{BoxError, Error, Outcome, Sent};
 
 /// Why a request that was given to a connection got no answer.
 pub(super) fn of_request(error: hyper::Error) -> Error {
+    #[cfg(feature = "tls")]
+    if let Some(refused) = find::<io::Error>(&error).and_then(CertificateRefused::find) {
+        // With TLS 1.3 a peer refuses our certificate after the handshake, when the request may have been read.
+        return Error::new(Outcome::CertificateRefused).with_sent(Sent::Possibly).with_source(refused);
+    }
     let sent = match find::<h2::Error>(&error) {
         // RFC 9113 sections 8.7 and 6.8: not processed. Streams that a GOAWAY still lets live do not end with it.
         Some(h2) if h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)) => {
@@ -42,7 +49,6 @@ fn outcome(error: &hyper::Error) -> Outcome {
     if let Some(io) = find::<io::Error>(error) {
         #[cfg(feature = "tls")]
         if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-            // With TLS 1.3 a peer refuses our certificate after the handshake.
             return Outcome::TlsFailed;
         }
         if matches!(io.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) {

@@ -1,5 +1,7 @@
 //! TLS towards an endpoint: whom it takes for the one it wants.
 
+use std::error::Error as _;
+
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
     ServerConfig,
@@ -12,6 +14,7 @@ use super::*;
 use crate::{
     config::{ClientAuth, Roots, UpstreamTls},
     tls::{
+        CertificateRefused, RefusedReason,
         client::{ClientTls, ClientTlsError},
         default_provider,
     },
@@ -216,7 +219,10 @@ async fn a_client_certificate_is_shown_when_asked_for() {
     assert_eq!(asked(&secure(address, &tls, "a.example", Protocol::Auto)).await.unwrap(), "h1 a.example");
     // With TLS 1.3 the refusal comes after the handshake, when the request may have been written.
     let failed = soon(secure(address, &ca.trusted(), "a.example", Protocol::Auto).send(get("/"))).await.unwrap_err();
-    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::TlsFailed, Sent::Possibly), "{}", failed.error);
+    let (outcome, sent) = (failed.error.outcome(), failed.error.sent());
+    assert_eq!((outcome, sent), (Outcome::CertificateRefused, Sent::Possibly), "{}", failed.error);
+    let refused = failed.error.source().unwrap().downcast_ref::<CertificateRefused>().unwrap();
+    assert_eq!((refused.is_ours(), refused.reason()), (true, RefusedReason::Missing));
 }
 
 #[tokio::test]
