@@ -256,7 +256,9 @@ mod tests {
                     }
                 }
                 let fair = 20_000.0 * f64::from(weights[gone]) / f64::from(weights.iter().sum::<u32>());
-                prop_assert!(orphans < fair * 1.4 + 100.0, "{orphans} of {fair} belonged to it");
+                // A light endpoint beside heavy ones has but a few points on a ring: its share is as even as chance has it.
+                let most = if matches!(old, Table::Ring(_)) { 3.0 } else { 1.4 };
+                prop_assert!(orphans < fair * most + 100.0, "{orphans}, where {fair} were fair, belonged to it");
                 let allowed = match old {
                     // Twice as many points: the new ones take half of the ring, mostly from others.
                     Table::Ring(_) if rescaled => 0.52,
