@@ -90,6 +90,7 @@ pub mod balance;
 pub mod breaker;
 pub mod classify;
 pub mod fault;
+pub mod filter;
 pub mod forwarded;
 pub mod health;
 pub mod hedge;
@@ -99,6 +100,7 @@ pub mod outlier;
 pub mod respond;
 pub mod retry;
 pub mod route;
+pub mod split;
 pub mod telemetry;
 pub mod timeout;
 

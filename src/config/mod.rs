@@ -27,8 +27,11 @@
 //! ```
 
 mod duration;
+mod filter;
+mod listener;
 mod matching;
 mod resilience;
+mod traffic;
 mod upstream;
 #[cfg(feature = "yaml")]
 mod yaml;
@@ -37,10 +40,20 @@ mod yaml;
 pub use self::matching::{InvalidPattern, Pattern};
 pub use self::{
     duration::{InvalidDuration, parse_duration},
+    filter::{
+        AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect, Rewrite,
+        Scheme,
+    },
+    listener::{
+        ClientValidation, ClientValidationMode, Listener, ListenerProtocol, MeshParent, Service, ServicePort,
+        StreamRoute, Termination,
+    },
     matching::{CookieMatch, HeaderMatch, Host, InvalidHost, Match, PathMatch, QueryMatch, ValueMatch},
     resilience::{Check, CircuitBreaker, HealthCheck, OutlierDetection, StatusRange},
+    traffic::{Retry, Rollout, SessionCarrier, SessionPersistence, Split},
     upstream::{
-        Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, Upstream, UpstreamTls,
+        Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, SubjectName, Upstream,
+        UpstreamTls,
     },
 };
 
@@ -53,8 +66,14 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct Config {
+    /// Where requests come in. None means wherever the program listens, for all routes.
+    pub listeners: Vec<Listener>,
     /// Which requests go where. Their order matters only where all else is equal.
     pub routes: Vec<Route>,
+    /// Where connections of other protocols go.
+    pub streams: Vec<StreamRoute>,
+    /// What calls of this process may name, beside what the routes are for.
+    pub services: Vec<Service>,
     /// What the routes' backends name.
     pub upstreams: Vec<Upstream>,
     /// Server certificates, chosen by the name the client asks for.
@@ -85,6 +104,13 @@ pub struct Route {
     /// The hosts it is for; none means any host.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub hosts: Vec<Host>,
+    /// The [`Listener`]s it is attached to, by name: it is for the hosts that are both its own and the listener's. A route
+    /// that is attached to nothing is for requests that come in where no listener is.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub listeners: Vec<String>,
+    /// The services of which it governs the calls that this process makes.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub services: Vec<MeshParent>,
     /// What is done with requests to them.
     pub rules: Vec<Rule>,
     /// When it was made, in seconds since 1970: of two equal matches the older route's wins, and an age that is not
@@ -103,17 +129,34 @@ pub struct Rule {
     pub matches: Vec<Match>,
     /// Where requests go, shared out by weight.
     pub backends: Vec<BackendRef>,
+    /// What is done to requests and responses on the way.
+    pub filters: Vec<Filter>,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// When and how requests are sent again. Default: only what was provably not processed.
+    pub retry: Option<Retry>,
+    /// How requests are shared out among the backends.
+    pub split: Split,
+    /// How requests of one session stay together. Default: they do not.
+    pub session: Option<SessionPersistence>,
+    /// A canary among the backends, whose share grows by itself. Default none.
+    pub rollout: Option<Rollout>,
+    /// Why none of its requests can be served as it asks, where a source found that out: they are answered 500.
+    #[cfg_attr(feature = "yaml", serde(skip))]
+    pub invalid: Option<String>,
 }
 
 /// A rule's reference to what answers its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BackendRef {
     /// The name of an [`Upstream`], or of a service in this process.
     pub name: String,
     /// Its share of the rule's requests, relative to the other backends'. Default 1; 0 means none.
     pub weight: u32,
+    /// What is done to its requests and their responses, after the rule's filters.
+    pub filters: Vec<Filter>,
+    /// The cohort that its requests belong to in logs, metrics and request extensions. Default: the backend's name.
+    pub cohort: Option<String>,
     /// Why it cannot be used, where a source found that out: its share of requests is answered 500.
     pub invalid: Option<String>,
 }
@@ -162,7 +205,7 @@ impl BackendRef {
     /// The backend of this name, with weight 1.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), weight: 1, invalid: None }
+        Self { name: name.into(), weight: 1, filters: Vec::new(), cohort: None, invalid: None }
     }
 
     /// A backend that cannot be used, and why: its share of requests is answered 500.

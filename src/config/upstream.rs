@@ -170,6 +170,10 @@ pub struct UpstreamTls {
     /// The name asked for (SNI) and expected in the certificate's subject alternative names. Default: the endpoint's
     /// address, or the name it was looked up by.
     pub server_name: Option<String>,
+    /// The names of which the certificate must have at least one, in the place of `server_name`, which is then only asked
+    /// for. Default: `server_name` alone.
+    #[cfg_attr(feature = "yaml", serde(rename = "sans"))]
+    pub subject_names: Vec<SubjectName>,
     /// Who may have signed the certificate. Default: whom the system trusts.
     #[cfg_attr(feature = "yaml", serde(rename = "ca", deserialize_with = "super::yaml::roots"))]
     pub roots: Roots,
@@ -185,6 +189,17 @@ pub struct UpstreamTls {
     /// is current. Default none.
     #[cfg_attr(feature = "yaml", serde(rename = "crl", deserialize_with = "super::yaml::crls"))]
     pub crls: Option<Arc<[u8]>>,
+}
+
+/// A name that a certificate may be for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum SubjectName {
+    /// A DNS name; `*.` in front stands for one label.
+    Dns(String),
+    /// A URI, such as a SPIFFE ID.
+    Uri(String),
 }
 
 /// Certificate authorities.

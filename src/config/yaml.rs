@@ -7,7 +7,9 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{BackendRef, Endpoint, Host, Roots};
+use http::{HeaderName, HeaderValue};
+
+use super::{BackendRef, Endpoint, Filter, Host, Roots};
 
 /// PEM text.
 pub(super) fn pem<'de, D: Deserializer<'de>, T: From<Vec<u8>>>(deserializer: D) -> Result<T, D::Error> {
@@ -20,6 +22,38 @@ pub(super) fn roots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Roots,
 
 pub(super) fn crls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[u8]>>, D::Error> {
     pem::<D, Vec<u8>>(deserializer).map(|text| Some(text.into()))
+}
+
+/// Header fields, written as a mapping; their order is kept.
+pub(super) fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(HeaderName, HeaderValue)>, D::Error> {
+    struct Fields;
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Vec<(HeaderName, HeaderValue)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a mapping of header field names to values")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut fields = Vec::new();
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                let value = HeaderValue::try_from(&value)
+                    .map_err(|_| A::Error::custom(format_args!("`{value}` is not a header field value")))?;
+                fields.push((field_name(&name)?, value));
+            }
+            Ok(fields)
+        }
+    }
+    deserializer.deserialize_map(Fields)
+}
+
+/// Names of header fields.
+pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HeaderName>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?.iter().map(|name| field_name(name)).collect()
+}
+
+fn field_name<E: Error>(name: &str) -> Result<HeaderName, E> {
+    name.parse().map_err(|_| E::custom(format_args!("`{name}` is not a header field name")))
 }
 
 /// In a certificate a wildcard stands for one label (RFC 9525, section 6.3).
@@ -41,11 +75,15 @@ impl<'de> Deserialize<'de> for BackendRef {
             name: String,
             #[serde(default = "one")]
             weight: u32,
+            #[serde(default)]
+            filters: Vec<Filter>,
+            #[serde(default)]
+            cohort: Option<String>,
         }
         deserializer.deserialize_any(Short {
             expecting: "a backend's name, or a mapping with `name` and `weight`",
             from_text: |text| Ok(Self::new(text)),
-            from_fields: |Fields { name, weight }| Self { weight, ..Self::new(name) },
+            from_fields: |Fields { name, weight, filters, cohort }| Self { weight, filters, cohort, ..Self::new(name) },
             fields: PhantomData,
         })
     }

@@ -304,7 +304,7 @@ fn any_route() -> impl Strategy<Value = Route> {
     ]);
     let rule = vec(any_match(), 0..3).prop_map(rule);
     (vec(host, 0..3), vec(rule, 1..4), select(vec!["a", "b", "c"]), option::of(0..3_i64))
-        .prop_map(|(hosts, rules, name, created)| Route { name: name.to_owned(), hosts, rules, created })
+        .prop_map(|(hosts, rules, name, created)| Route { hosts, rules, created, ..Route::named(name) })
 }
 
 fn any_request() -> impl Strategy<Value = Request<()>> {

@@ -166,6 +166,7 @@ fn certificates_are_read_from_beside_the_file() {
     assert_eq!(
         loaded.config.upstreams[0].tls,
         Some(UpstreamTls {
+            subject_names: vec![],
             server_name: Some("x".into()),
             roots: Roots::Pem(chain.clone().into()),
             client_auth: Some(ClientAuth { chain: chain.clone().into(), key: key.clone().into() }),

@@ -97,5 +97,5 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
     let (upstreams, mut warnings) = backends.finish();
     report.warnings.append(&mut warnings);
     let certificates = certificates::certificates(&objects, &ingresses, report);
-    Config { routes, upstreams, certificates, conflicts: Conflicts::Oldest }
+    Config { routes, upstreams, certificates, conflicts: Conflicts::Oldest, ..Config::default() }
 }

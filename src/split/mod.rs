@@ -1,0 +1,1 @@
+//! Which of a rule's backends a request belongs to: turns, cohorts, sessions, canaries.
