@@ -6,12 +6,15 @@ use http::{HeaderName, HeaderValue, Method};
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
-use super::BackendRef;
+use super::{BackendRef, Fault, RateLimit};
+use crate::identity::PeerRule;
 
 /// One thing that is done to the requests of a rule, or of one of its backends, or to their responses.
 ///
-/// Filters see a request in the order in which they are written, and its response in the opposite order. A preflight
-/// request is answered by [`Cors`](Self::Cors) before anything else looks at it, wherever that stands.
+/// Filters see a request in this order, and its response in the opposite order: [`Cors`](Self::Cors), which answers a
+/// preflight request before anything else looks at it; those that may turn a request away ([`Allow`](Self::Allow),
+/// [`ExternalAuth`](Self::ExternalAuth), [`RateLimit`](Self::RateLimit), [`Fault`](Self::Fault)); then the others as they are
+/// written.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -30,6 +33,12 @@ pub enum Filter {
     Cors(Cors),
     /// Asks another service whether the request may go on.
     ExternalAuth(ExternalAuth),
+    /// Turns away peers that it does not name.
+    Allow(Allow),
+    /// Turns away requests that come too often.
+    RateLimit(RateLimit),
+    /// Fails or delays some requests on purpose.
+    Fault(Fault),
 }
 
 /// Changes to header fields: first `set`, then `add`, then `remove`.
@@ -174,6 +183,18 @@ pub enum AuthProtocol {
         #[cfg_attr(feature = "yaml", serde(default))]
         headers: Vec<String>,
     },
+}
+
+/// Who is let in, by the identity that the connection's certificate proves; see [`identity`](crate::identity). Without one:
+/// 401. With one that nothing here admits: 403.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct Allow {
+    /// Any of these; none at all admits nobody.
+    pub peers: Vec<PeerRule>,
+    /// Whether the request's host must be the name that the handshake was for; else 421. Default false.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub require_server_name: bool,
 }
 
 impl Default for Redirect {

@@ -27,7 +27,9 @@
 //! ```
 
 mod duration;
+mod fault;
 mod filter;
+mod limits;
 mod listener;
 mod matching;
 mod resilience;
@@ -40,17 +42,19 @@ mod yaml;
 pub use self::matching::{InvalidPattern, Pattern};
 pub use self::{
     duration::{InvalidDuration, parse_duration},
+    fault::{Fault, FaultAbort, FaultDelay, FaultKind},
     filter::{
-        AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect, Rewrite,
+        Allow, AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect, Rewrite,
         Scheme,
     },
+    limits::{AdaptiveConcurrency, Aimd, Concurrency, Gradient, RateKey, RateLimit},
     listener::{
         ClientValidation, ClientValidationMode, Listener, ListenerProtocol, MeshParent, Service, ServicePort,
         StreamRoute, Termination,
     },
     matching::{CookieMatch, HeaderMatch, Host, InvalidHost, Match, PathMatch, QueryMatch, ValueMatch},
     resilience::{Check, CircuitBreaker, HealthCheck, OutlierDetection, StatusRange},
-    traffic::{Retry, Rollout, SessionCarrier, SessionPersistence, Split},
+    traffic::{Hedge, Retry, RetryBudget, Rollout, SessionCarrier, SessionPersistence, Split},
     upstream::{
         Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, SubjectName, Upstream,
         UpstreamTls,

@@ -25,12 +25,44 @@ pub struct Retry {
     pub grpc: Vec<u8>,
     /// Whether a connection that breaks before the response counts as one. Default true.
     pub reset: bool,
-    /// The shortest mean pause before the first of them; it doubles with each. Default 25 ms (Envoy).
+    /// How long the pause before each of them is at the least (GEP-1731); by chance it is up to a quarter longer at first,
+    /// and up to twice as long later. Default: by chance between none and 25 ms at first, 50 ms later.
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
     pub backoff: Option<Duration>,
     /// The bytes of a body that are kept to be sent again. Default 64 KiB.
     pub body_cap: usize,
     /// Whether requests that are not idempotent are sent again too. Default false.
+    pub non_idempotent: bool,
+}
+
+/// How many requests may be sent once more, by retries and hedges together, so that an upstream that fails is not asked
+/// twice by everyone; see [`retry::Budget`](crate::retry::Budget).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct RetryBudget {
+    /// How many for each hundred requests. Default 20 (finagle, Linkerd, GEP-3388).
+    pub percent: u32,
+    /// How many a second besides. Default 10 (the same).
+    pub per_second: u32,
+    /// The time that is counted over. Default 10 s (the same).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub window: Duration,
+}
+
+/// When a request that has had no answer is sent a second time; see [`hedge`](crate::hedge). Only requests that may be
+/// processed twice are.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct Hedge {
+    /// After this long, in the place of the percentile. Default: the percentile.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
+    pub after: Option<Duration>,
+    /// After as long as so many of a hundred answers of the last half minute took. Default 95 ("The Tail at Scale").
+    pub percentile: f64,
+    /// With a percentile: no sooner than after this long. Default 1 ms (finagle).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub least: Duration,
+    /// Whether requests that are not idempotent are sent twice too, as every gRPC call is one. Default false.
     pub non_idempotent: bool,
 }
 
@@ -115,6 +147,18 @@ impl Default for Retry {
             body_cap: 64 * 1024,
             non_idempotent: false,
         }
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, per_second: 10, window: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self { after: None, percentile: 95.0, least: Duration::from_millis(1), non_idempotent: false }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::resilience::{CircuitBreaker, HealthCheck, OutlierDetection};
+use super::{
+    limits::{AdaptiveConcurrency, Concurrency},
+    resilience::{CircuitBreaker, HealthCheck, OutlierDetection},
+    traffic::{Hedge, RetryBudget},
+};
 
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
@@ -64,6 +68,19 @@ pub struct Upstream {
     /// How endpoints are asked whether they are well. Default none.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub health_check: Option<HealthCheck>,
+    /// How many of its requests may be sent once more, over all rules that lead here. Default: see [`RetryBudget`]. This
+    /// and what follows is the gateway's: an [`Upstream`](crate::upstream::Upstream) by itself does not look at it.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub retry_budget: RetryBudget,
+    /// When a request that has had no answer is sent a second time. Default never.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub hedge: Option<Hedge>,
+    /// How many requests it gets at once. Default any number that its [`pool`](Self::pool) allows.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub concurrency: Option<Concurrency>,
+    /// The same by what its latencies tell. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
 }
 
 /// Where an upstream's endpoints are.
@@ -245,6 +262,10 @@ impl Upstream {
             circuit_breaker: None,
             outlier_detection: None,
             health_check: None,
+            retry_budget: RetryBudget::default(),
+            hedge: None,
+            concurrency: None,
+            adaptive_concurrency: None,
         }
     }
 }

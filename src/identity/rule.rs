@@ -16,6 +16,7 @@ use super::{PeerIdentity, SpiffeId, TrustDomain};
 /// # Ok::<_, portcullis::identity::InvalidSpiffeId>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum PeerRule {
     /// It has exactly this SPIFFE ID.

@@ -1,31 +1,6 @@
 use tokio::time::{Duration, Instant};
 
-/// The settings of additive increase, multiplicative decrease, as TCP does it and Netflix's concurrency-limits after it.
-///
-/// 1. A request answered within [`latency`](Self::latency) while at least half of the limit is in use raises the limit by
-///    `1 / limit`: by one for a limit's worth of requests.
-/// 2. A request that fails, or takes longer, whether it is answered or cancelled after that time, lowers the limit to
-///    [`backoff`](Self::backoff) of itself; but only one for all those that were in flight together.
-/// 3. One cancelled sooner says nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Aimd {
-    /// The lowest limit. Default 3, as [`Gradient`](super::Gradient)'s.
-    pub min_limit: usize,
-    /// The highest limit. Default 1000, as [`Gradient`](super::Gradient)'s.
-    pub max_limit: usize,
-    /// The limit to begin with. Default 20 (concurrency-limits).
-    pub initial_limit: usize,
-    /// From which latency a request counts as one too many. Default 5 s (concurrency-limits), which few services want.
-    pub latency: Duration,
-    /// By what the limit is multiplied then, from 0.5 to 1. Default 0.9 (concurrency-limits).
-    pub backoff: f64,
-}
-
-impl Default for Aimd {
-    fn default() -> Self {
-        Self { min_limit: 3, max_limit: 1000, initial_limit: 20, latency: Duration::from_secs(5), backoff: 0.9 }
-    }
-}
+use super::Aimd;
 
 /// The algorithm: pure.
 #[derive(Debug)]

@@ -1,58 +1,6 @@
 use tokio::time::{Duration, Instant};
 
-use super::window::Window;
-
-/// The settings of the gradient algorithm, after Envoy's `adaptive_concurrency` filter.
-///
-/// 1. To learn the latency without load, the limit is held at [`min_limit`](Self::min_limit) until
-///    [`min_rtt_requests`](Self::min_rtt_requests) that began since are answered; their percentile is the ideal latency.
-///    So it begins, and again every [`min_rtt_interval`](Self::min_rtt_interval), and when the limit has been at its
-///    minimum for five intervals in a row, because then the ideal has likely changed.
-/// 2. In the first [`interval`](Self::interval) in which requests that began under the present limit are answered, and in
-///    each after it, their percentile is compared: `gradient = ideal * (1 + buffer) / latency`, at least ½ and at most 2.
-///    Envoy looks at all requests; where they take longer than the interval, it then changes a limit several times for
-///    what happened under one, and swings.
-/// 3. `limit = gradient * limit + √(gradient * limit)`: the root is room to grow, and a short queue.
-/// 4. Unlike in Envoy, a limit of which not even half was used is not raised: it would say nothing.
-/// 5. Failed and cancelled requests say nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Gradient {
-    /// The lowest limit, and that of a learning phase. Default 3 (Envoy's `min_concurrency`).
-    pub min_limit: usize,
-    /// The highest limit. Default 1000 (Envoy's `max_concurrency_limit`).
-    pub max_limit: usize,
-    /// How long answers are collected before the limit is reconsidered. Default 100 ms (the example of Envoy's documentation; it has no default).
-    pub interval: Duration,
-    /// How often the ideal latency is learned anew. Default 60 s (the same).
-    pub min_rtt_interval: Duration,
-    /// How many requests it is learned from. Default 50 (Envoy's `request_count`).
-    pub min_rtt_requests: usize,
-    /// The ideal latency, where it is known: it is never learned then. Default none (Envoy's `fixed_value`).
-    pub fixed_min_rtt: Option<Duration>,
-    /// By which share of itself the interval of learning is prolonged at the most, by chance, so that not all instances do
-    /// it at once. Default 0.15 (Envoy's `jitter`).
-    pub jitter: f64,
-    /// Which share of the ideal latency may be added before the limit falls. Default 0.25 (Envoy's `buffer`).
-    pub buffer: f64,
-    /// Which percentile of latencies counts, from 0 to 1. Default 0.5 (Envoy's `sample_aggregate_percentile`).
-    pub percentile: f64,
-}
-
-impl Default for Gradient {
-    fn default() -> Self {
-        Self {
-            min_limit: 3,
-            max_limit: 1000,
-            interval: Duration::from_millis(100),
-            min_rtt_interval: Duration::from_secs(60),
-            min_rtt_requests: 50,
-            fixed_min_rtt: None,
-            jitter: 0.15,
-            buffer: 0.25,
-            percentile: 0.5,
-        }
-    }
-}
+use super::{Gradient, window::Window};
 
 /// Intervals at the minimum after which the ideal latency is learned anew (Envoy's number).
 const AT_MINIMUM: u32 = 5;

@@ -55,4 +55,5 @@ mod service;
 mod tests;
 mod window;
 
-pub use self::{aimd::Aimd, future::ResponseFuture, gradient::Gradient, layer::AdaptiveLayer, service::Adaptive};
+pub use self::{future::ResponseFuture, layer::AdaptiveLayer, service::Adaptive};
+pub use crate::config::{Aimd, Gradient};
