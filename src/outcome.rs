@@ -76,6 +76,8 @@ pub enum Outcome {
     NoEndpoint,
     /// The endpoint's connections and its queue are full.
     PoolExhausted,
+    /// No attempt got an answer, of as many as the rule's retries allow: connections could not be made, or broke.
+    Unreachable,
     /// A circuit breaker is open: what is behind it failed too often lately to be asked now.
     BreakerOpen,
     /// No connection could be made.
@@ -125,6 +127,7 @@ impl Outcome {
             Self::Loop => Facts("loop", Internal, 508, Some("proxy_loop_detected")),
             Self::Internal => Facts("internal", Internal, 500, Some("proxy_internal_error")),
             Self::NoEndpoint => Facts("no_endpoint", Upstream, 503, Some("destination_unavailable")),
+            Self::Unreachable => Facts("unreachable", Upstream, 503, Some("destination_unavailable")),
             Self::PoolExhausted => Facts("pool_exhausted", Upstream, 503, Some("connection_limit_reached")),
             Self::BreakerOpen => Facts("breaker_open", Upstream, 503, Some("destination_unavailable")),
             Self::ConnectFailed => Facts("connect_failed", Upstream, 502, Some("connection_refused")),

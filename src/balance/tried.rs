@@ -33,8 +33,8 @@ impl Tried {
         extensions.get()
     }
 
-    /// The same handle, by which its owner reserves to itself whether what may have been processed is sent again: an
-    /// upstream then sends elsewhere only what was not.
+    /// The same handle, by which its owner reserves to itself whether what was sent is sent again, and counts how often: an
+    /// upstream then offers elsewhere only what nothing was sent of.
     #[must_use]
     pub fn governed(mut self) -> Self {
         self.governed = true;

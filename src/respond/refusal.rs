@@ -150,6 +150,7 @@ fn text(outcome: Outcome) -> &'static str {
         Outcome::ConnectFailed | Outcome::CertificateRefused | Outcome::TlsFailed => {
             "the upstream cannot be connected to\n"
         }
+        Outcome::Unreachable => "the upstream cannot be reached, also not by trying again\n",
         Outcome::ConnectTimeout => "the upstream could not be connected to in time\n",
         Outcome::UpstreamReset => "the upstream closed the connection\n",
         Outcome::UpstreamProtocol | Outcome::ResponseTruncated => "the upstream's answer is not valid\n",

@@ -120,7 +120,7 @@ impl Conditions {
                 _,
             ) => Kind::Connect,
             (Outcome::UpstreamReset, Sent::Nothing | Sent::Refused) => Kind::Refused,
-            (Outcome::UpstreamReset, Sent::Possibly) => Kind::Reset,
+            (Outcome::UpstreamReset, Sent::Possibly | Sent::Stale) => Kind::Reset,
             (Outcome::UpstreamTimeout, _) => Kind::Timeout,
             // Our limits, the client's doing, and what will be the same the next time.
             _ => return false,
@@ -173,6 +173,7 @@ mod tests {
             (Outcome::TlsFailed, Sent::Possibly, true),
             (Outcome::UpstreamReset, Sent::Refused, true),
             (Outcome::UpstreamReset, Sent::Possibly, true),
+            (Outcome::UpstreamReset, Sent::Stale, true),
             (Outcome::UpstreamTimeout, Sent::Possibly, true),
             (Outcome::PoolExhausted, Sent::Nothing, false),
             (Outcome::NoEndpoint, Sent::Nothing, false),

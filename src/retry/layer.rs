@@ -75,7 +75,13 @@ impl RetryLayer {
     /// The time between attempts: by chance between nothing and `base`, which grows exponentially up to `max`. Default:
     /// 25 ms and 250 ms, Envoy's.
     pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
-        self.settings.rules.backoff = Backoff { base, max };
+        self.settings.rules.backoff = Backoff { base, max, ..self.settings.rules.backoff };
+        self
+    }
+
+    /// The time between attempts that [`backoff`](Self::backoff) is added to. Default: none. GEP-1731 has a least time.
+    pub fn least_wait(mut self, least: Duration) -> Self {
+        self.settings.rules.backoff.least = least;
         self
     }
 

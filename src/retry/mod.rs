@@ -23,8 +23,8 @@
 //! of a 502.
 //!
 //! Every attempt carries the same [`Tried`](crate::balance::Tried), by which an
-//! [`Upstream`](crate::upstream::Upstream) passes over the endpoints that failed, and leaves to this layer what may have
-//! been processed. A gRPC attempt that is not the first says so in `grpc-previous-rpc-attempts`, and tells in `grpc-timeout`
+//! [`Upstream`](crate::upstream::Upstream) passes over the endpoints that failed, and leaves to this layer what was sent,
+//! also if it was refused. A gRPC attempt that is not the first says so in `grpc-previous-rpc-attempts`, and tells in `grpc-timeout`
 //! what is left by then.
 //!
 //! # Ordering

@@ -11,24 +11,25 @@ use tokio::time::Instant;
 /// How long to wait between attempts: exponential, fully jittered.
 ///
 /// Before retry `n`, counted from 1, a time by chance between nothing and `(2^n - 1) x base`, at most `max`; Envoy's rule,
-/// and its defaults: 25 ms and 250 ms.
+/// and its defaults: 25 ms and 250 ms. `least` comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backoff {
     pub(crate) base: Duration,
     pub(crate) max: Duration,
+    pub(crate) least: Duration,
 }
 
 impl Backoff {
     pub(crate) fn delay(self, retry: u32, rng: &mut fastrand::Rng) -> Duration {
         let factor = 2u32.saturating_pow(retry).saturating_sub(1);
         let highest = self.base.saturating_mul(factor).min(self.max);
-        highest.mul_f64(rng.f64())
+        self.least.saturating_add(highest.mul_f64(rng.f64()))
     }
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { base: Duration::from_millis(25), max: Duration::from_millis(250) }
+        Self { base: Duration::from_millis(25), max: Duration::from_millis(250), least: Duration::ZERO }
     }
 }
 
@@ -260,6 +261,9 @@ mod tests {
             prop_assert!(delays.iter().all(|delay| *delay <= highest));
             prop_assert!(delays.iter().any(|delay| *delay < highest / 4));
             prop_assert!(delays.iter().any(|delay| *delay > highest / 4 * 3));
+            let least = Duration::from_millis(100);
+            let after = Backoff { least, ..backoff }.delay(retry, rng);
+            prop_assert!((least..=least + highest).contains(&after));
         }
     }
 }

@@ -155,7 +155,7 @@ struct Spare {
     uri: Uri,
     headers: HeaderMap,
     exchange: Option<Exchange>,
-    /// A layer above decides whether what may have been processed is sent again.
+    /// A layer above decides whether what was sent is sent again.
     governed: bool,
 }
 
@@ -177,7 +177,9 @@ impl Spare {
     /// The request once more, if `error` allows that.
     fn again(&self, error: &Error) -> Option<Request<Body>> {
         let allowed = match error.sent() {
-            Sent::Nothing | Sent::Refused => true,
+            Sent::Nothing => true,
+            Sent::Refused => !self.governed,
+            // In any case: it is nobody's failure, and no attempt to be counted.
             Sent::Stale => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
             Sent::Possibly => !self.governed && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
         };
