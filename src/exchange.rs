@@ -46,6 +46,8 @@ pub struct Record {
     pub route: Option<Arc<str>>,
     /// The name of the upstream, or of the service in this process, that was chosen.
     pub upstream: Option<Arc<str>>,
+    /// The cohort that the request was put into, where its rule has several backends or says so.
+    pub cohort: Option<Arc<str>>,
     /// The endpoint of the last attempt.
     pub endpoint: Option<SocketAddr>,
     /// How many times the request was sent, or tried to be sent, to an endpoint.

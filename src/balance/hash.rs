@@ -74,7 +74,7 @@ pub struct InvalidHashKey(String);
 
 /// What of a request is hashed, ready for use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RequestKey {
+pub(crate) enum RequestKey {
     ClientIp,
     Header(HeaderName),
     Cookie(String),
@@ -83,7 +83,7 @@ pub(super) enum RequestKey {
 }
 
 impl RequestKey {
-    pub(super) fn new(config: &HashKey) -> Result<Self, InvalidHashKey> {
+    pub(crate) fn new(config: &HashKey) -> Result<Self, InvalidHashKey> {
         Ok(match config {
             HashKey::ClientIp => Self::ClientIp,
             HashKey::Header(name) => {
@@ -95,11 +95,11 @@ impl RequestKey {
         })
     }
 
-    pub(super) fn of<B>(&self, request: &Request<B>) -> Option<u64> {
+    pub(crate) fn of<B>(&self, request: &Request<B>) -> Option<u64> {
         self.hash(request.uri(), request.headers(), request.extensions())
     }
 
-    pub(super) fn of_parts(&self, parts: &Parts) -> Option<u64> {
+    pub(crate) fn of_parts(&self, parts: &Parts) -> Option<u64> {
         self.hash(&parts.uri, &parts.headers, &parts.extensions)
     }
 
@@ -126,8 +126,13 @@ fn client(extensions: &Extensions) -> Option<IpAddr> {
 
 /// The value of the first cookie of this name.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let mut pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
-    pairs.find_map(|pair| {
+    cookies(headers, name).next()
+}
+
+/// The values of the cookies of this name.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(move |pair| {
         let equals = pair.iter().position(|&byte| byte == b'=')?;
         let (key, value) = pair.split_at_checked(equals)?;
         (key.trim_ascii() == name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())

@@ -46,6 +46,8 @@ mod weighted;
 #[cfg(test)]
 mod tests;
 
+#[allow(unused_imports, reason = "sessions will read cookies")]
+pub(crate) use self::hash::{RequestKey, cookies};
 pub use self::{
     attempt::{Attempt, is_failure},
     availability::Availability,

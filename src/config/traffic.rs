@@ -77,6 +77,10 @@ pub enum Split {
     /// By a stable hash of this: equal values go to one backend, in every process, and a backend whose weight grows keeps
     /// those it has. A request without the value takes its turn.
     By(HashKey),
+    /// To the backend of the request's own [cohort](super::BackendRef::cohort), which an earlier split put it into: a call
+    /// that a canary makes goes on to the canaries of what it calls. A request of no cohort, or of one that no backend here
+    /// has, takes its turn.
+    Cohort,
 }
 
 /// How requests of one session go on to where the first of them went (GEP-1619).

@@ -1,8 +1,27 @@
 //! Layers that change requests and responses on their way, or answer in their place.
 
 mod auth;
-mod cors;
-mod headers;
+pub mod cors;
+mod error;
+pub mod headers;
+mod host;
 mod mirror;
-mod redirect;
-mod rewrite;
+mod path;
+pub mod redirect;
+pub mod rewrite;
+
+use http::Extensions;
+
+use crate::exchange::Exchange;
+
+#[doc(inline)]
+pub use self::{
+    cors::CorsLayer, error::InvalidFilter, headers::HeadersLayer, redirect::RedirectLayer, rewrite::RewriteLayer,
+};
+
+/// Leaves word for the log that it was a filter that answered the request with these extensions.
+fn note(extensions: &Extensions, what: &str) {
+    if let Some(exchange) = Exchange::of(extensions) {
+        exchange.update(|record| record.detail = Some(what.to_owned()));
+    }
+}

@@ -45,6 +45,8 @@
 mod builder;
 #[cfg(feature = "tls")]
 mod certificates;
+#[allow(dead_code, unreachable_pub, reason = "the pipeline that calls it is being built")]
+mod choice;
 mod compile;
 mod dispatch;
 mod explain;

@@ -330,4 +330,9 @@ impl RouteMatch {
     pub fn prefix_len(&self) -> usize {
         self.prefix_len
     }
+
+    /// For who replaces the path: how many bytes of the new one stand for the rule's.
+    pub(crate) fn set_prefix_len(&mut self, len: usize) {
+        self.prefix_len = len;
+    }
 }

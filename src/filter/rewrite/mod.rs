@@ -1,0 +1,8 @@
+//! Requests for another host or path.
+
+mod future;
+mod layer;
+mod policy;
+mod service;
+
+pub use self::{future::ResponseFuture, layer::RewriteLayer, service::RewriteUrl};
