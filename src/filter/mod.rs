@@ -1,8 +1,11 @@
 //! Layers that change requests and responses on their way, or answer in their place.
 
-mod auth;
+mod aside;
+pub mod auth;
 mod cors;
 mod headers;
-mod mirror;
+pub mod mirror;
 mod redirect;
 mod rewrite;
+
+pub use self::{auth::AuthLayer, mirror::MirrorLayer};
