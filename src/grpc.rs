@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 /// `grpc-status`.
 pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -92,6 +92,18 @@ impl Code {
         fields.get(STATUS)?;
         let known = status(fields).and_then(|number| CODES.get(usize::try_from(number).ok()?));
         Some(known.map_or(Self::Unknown, |(code, _)| *code))
+    }
+
+    /// What a client makes of an answer that is not gRPC's, by its HTTP status: gRPC's own table.
+    pub(crate) fn of_http(status: StatusCode) -> Self {
+        match status.as_u16() {
+            400 => Self::Internal,
+            401 => Self::Unauthenticated,
+            403 => Self::PermissionDenied,
+            404 => Self::Unimplemented,
+            429 | 502..=504 => Self::Unavailable,
+            _ => Self::Unknown,
+        }
     }
 
     /// The name in capitals, as gRPC's documents write it.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::{Duration, Sleep, sleep};
@@ -15,11 +15,10 @@ use tower_service::Service;
 use super::Abort;
 use crate::{
     Body, BoxError, Error, Outcome,
+    grpc::{self, Code},
     limit::concurrency::Permit,
     respond::{Dialect, refusal},
 };
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The future of [`FaultInjector`](super::FaultInjector).
 #[pin_project]
@@ -112,29 +111,17 @@ fn response(abort: Abort, dialect: Dialect) -> Response<Body> {
         }
         Abort::Grpc(code) => {
             let dialect = if dialect == Dialect::Http { Dialect::Grpc } else { dialect };
-            grpc(code, dialect)
+            told_by_grpc(code, dialect)
         }
-        Abort::Status(status) => grpc(grpc_code(status.as_u16()), dialect),
+        Abort::Status(status) => told_by_grpc(Code::of_http(status) as u8, dialect),
         Abort::Reset | Abort::ConnectFailed => refusal(Outcome::FaultInjected, dialect),
     }
 }
 
-fn grpc(code: u8, dialect: Dialect) -> Response<Body> {
+fn told_by_grpc(code: u8, dialect: Dialect) -> Response<Body> {
     let mut response = refusal(Outcome::FaultInjected, dialect);
-    response.headers_mut().insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    response.headers_mut().insert(grpc::STATUS, HeaderValue::from(u16::from(code)));
     response
-}
-
-/// gRPC's table for clients that meet an HTTP status.
-fn grpc_code(status: u16) -> u8 {
-    match status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
 }
 
 impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {

@@ -1,11 +1,12 @@
 //! Layers that change requests and responses on their way, or answer in their place.
 
-mod auth;
+mod aside;
+pub mod auth;
 pub mod cors;
 mod error;
 pub mod headers;
 mod host;
-mod mirror;
+pub mod mirror;
 mod path;
 pub mod redirect;
 pub mod rewrite;
@@ -16,7 +17,8 @@ use crate::exchange::Exchange;
 
 #[doc(inline)]
 pub use self::{
-    cors::CorsLayer, error::InvalidFilter, headers::HeadersLayer, redirect::RedirectLayer, rewrite::RewriteLayer,
+    auth::AuthLayer, cors::CorsLayer, error::InvalidFilter, headers::HeadersLayer, mirror::MirrorLayer,
+    redirect::RedirectLayer, rewrite::RewriteLayer,
 };
 
 /// Leaves word for the log that it was a filter that answered the request with these extensions.
