@@ -94,6 +94,11 @@ impl Code {
         Some(known.map_or(Self::Unknown, |(code, _)| *code))
     }
 
+    /// The code of this number.
+    pub(crate) fn numbered(number: u8) -> Option<Self> {
+        CODES.get(usize::from(number)).map(|(code, _)| *code)
+    }
+
     /// What a client makes of an answer that is not gRPC's, by its HTTP status: gRPC's own table.
     pub(crate) fn of_http(status: StatusCode) -> Self {
         match status.as_u16() {

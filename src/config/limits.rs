@@ -282,7 +282,8 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
                 Filter::Allow(Allow { peers, require_server_name: false }),
             ]
         );
-        for wrong in ["rate_limit: { per: 1s }", "fault: { abort: { with: { teapot: 1 } } }", "allow: { peer: [any] }"] {
+        for wrong in ["rate_limit: { per: 1s }", "fault: { abort: { with: { teapot: 1 } } }", "allow: { peer: [any] }"]
+        {
             assert!(serde_saphyr::from_str::<Filter>(wrong).is_err(), "{wrong}");
         }
     }

@@ -44,8 +44,8 @@ pub use self::{
     duration::{InvalidDuration, parse_duration},
     fault::{Fault, FaultAbort, FaultDelay, FaultKind},
     filter::{
-        Allow, AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect, Rewrite,
-        Scheme,
+        Allow, AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect,
+        Rewrite, Scheme,
     },
     limits::{AdaptiveConcurrency, Aimd, Concurrency, Gradient, RateKey, RateLimit},
     listener::{

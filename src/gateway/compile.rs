@@ -4,19 +4,20 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     sync::Arc,
-    time::Duration,
 };
 
 use thiserror::Error;
-use tower_layer::Layer;
 
-use super::local::{Local, Locals};
+use super::{
+    local::{Local, Locals},
+    rule::{self, Backends, Backing, KeptRate, Leaf, Rule, Scope, Shared},
+};
 #[cfg(feature = "tls")]
 use crate::tls::{CertificateError, CertificateSet};
 use crate::{
-    balance::WeightedChoice,
-    config::{self, BackendRef, Config, Endpoints},
-    proxy::{Forward, ForwardLayer},
+    BoxError,
+    config::{self, BackendRef, Config, Conflicts, Endpoints},
+    proxy::ForwardLayer,
     route::{RouteTable, TableError},
     upstream::{self, Upstream},
 };
@@ -26,6 +27,9 @@ pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
     pub(super) table: RouteTable<Rule>,
     upstreams: HashMap<String, Serving>,
+    /// The policies of the upstreams, those that services of this process stand in for included.
+    policies: HashMap<String, Shared>,
+    kept: Kept,
     #[cfg(feature = "tls")]
     pub(super) certificates: Arc<CertificateSet>,
 }
@@ -40,31 +44,13 @@ struct Serving {
     moved: bool,
 }
 
-/// A compiled rule.
-pub(super) struct Rule {
-    choice: WeightedChoice,
-    pub(super) backends: Vec<Backend>,
-    pub(super) timeouts: Timeouts,
-}
+/// What a rule keeps when the configuration changes around it: by the route's name, its place among those of that name, and
+/// the rule's place in it.
+type Kept = HashMap<(Arc<str>, usize, usize), KeptRule>;
 
-/// A rule's timeouts, without those that say "no limit".
-#[derive(Clone, Copy)]
-pub(super) struct Timeouts {
-    pub(super) request: Option<Duration>,
-    pub(super) attempt: Option<Duration>,
-}
-
-/// What answers a share of a rule's requests.
-pub(super) struct Backend {
-    pub(super) name: Arc<str>,
-    pub(super) weight: u32,
-    pub(super) target: Target,
-}
-
-pub(super) enum Target {
-    Local(Local),
-    Upstream(Forward<Upstream>),
-    Invalid(Arc<str>),
+struct KeptRule {
+    backends: Arc<Backends>,
+    rates: Arc<[KeptRate]>,
 }
 
 /// What every snapshot of a gateway is made with.
@@ -101,6 +87,26 @@ pub enum BuildError {
         /// The names there are.
         known: Vec<String>,
     },
+    /// A part of a rule is not usable.
+    #[error("route `{route}`, rule {rule}, {part}: {source}")]
+    Rule {
+        /// The route's name.
+        route: String,
+        /// The rule's place in the route, from 0.
+        rule: usize,
+        /// The part: `filter 2`, `backend 0, filter 1`, `retry`, `split`.
+        part: String,
+        /// What is wrong, and how to mend it.
+        source: BoxError,
+    },
+    /// What stands around an upstream is not usable.
+    #[error("upstream `{upstream}`, {problem}")]
+    Policy {
+        /// The upstream's name.
+        upstream: String,
+        /// The field, and what is wrong with it.
+        problem: String,
+    },
     /// An upstream is not usable.
     #[error(transparent)]
     Upstream(#[from] upstream::BuildError),
@@ -125,19 +131,37 @@ impl Compiler {
     /// Everything that can fail; what `previous` has and `config` keeps is taken over.
     pub(super) fn compile(&self, config: Config, previous: Option<&Snapshot>) -> Result<Snapshot, BuildError> {
         let upstreams = self.upstreams(&config, previous)?;
+        let policies = self.policies(&config, &upstreams, previous)?;
         let mut rules = Vec::new();
+        let mut kept = Kept::new();
+        let mut names = HashMap::<&str, (Arc<str>, usize)>::new();
         for route in &config.routes {
+            let (name, count) = names.entry(&route.name).or_insert_with(|| (route.name.as_str().into(), 0));
+            *count += 1;
             for (index, rule) in route.rules.iter().enumerate() {
-                rules.push(self.rule(&upstreams, route, index, rule)?);
+                let key = (name.clone(), *count, index);
+                let before = previous.and_then(|previous| previous.kept.get(&key));
+                let rule = match self.rule(&upstreams, &policies, name, index, rule, before) {
+                    // Where many write one table, nobody's mistake is everyone's.
+                    Err(error @ BuildError::Rule { .. }) if config.conflicts == Conflicts::Oldest => {
+                        tracing::warn!(%error, "the rule is answered 500");
+                        Rule::refused(error.to_string())
+                    }
+                    rule => rule?,
+                };
+                kept.insert(key, KeptRule { backends: rule.backends.clone(), rates: rule.rates.clone() });
+                rules.push(rule);
             }
         }
         // The table asks for its targets in the order of the rules.
         let mut rules = rules.into_iter();
-        let table =
-            RouteTable::compile(&config.routes, config.conflicts, |_, _| rules.next().unwrap_or_else(Rule::empty))?;
+        let missing = || Rule::refused("the rule was not compiled");
+        let table = RouteTable::compile(&config.routes, config.conflicts, |_, _| rules.next().unwrap_or_else(missing))?;
         Ok(Snapshot {
             table,
             upstreams,
+            policies,
+            kept,
             #[cfg(feature = "tls")]
             certificates: Arc::new(CertificateSet::new(&config.certificates)?),
             config: Arc::new(config),
@@ -167,50 +191,64 @@ impl Compiler {
         Ok(upstreams)
     }
 
+    fn policies(
+        &self,
+        config: &Config,
+        upstreams: &HashMap<String, Serving>,
+        previous: Option<&Snapshot>,
+    ) -> Result<HashMap<String, Shared>, BuildError> {
+        let policies = config.upstreams.iter().map(|upstream| {
+            let name = &upstream.name;
+            let before = previous.and_then(|previous| previous.policies.get(name));
+            let serving = upstreams.get(name);
+            let stays = previous.is_some_and(|previous| match (serving, previous.upstreams.get(name)) {
+                (Some(now), Some(before)) => now.upstream.is_same(&before.upstream),
+                (None, None) => true,
+                _ => false,
+            });
+            let innermost = || match (serving, self.locals.find(name)) {
+                (Some(serving), _) => Local::new(serving.upstream.clone()),
+                (None, Some(local)) => local.clone(),
+                (None, None) => rule::refusing("the upstream is gone".into()),
+            };
+            Ok((name.clone(), Shared::new(upstream, innermost, before, stays)?))
+        });
+        policies.collect()
+    }
+
     fn rule(
         &self,
         upstreams: &HashMap<String, Serving>,
-        route: &config::Route,
+        policies: &HashMap<String, Shared>,
+        route: &Arc<str>,
         index: usize,
         rule: &config::Rule,
+        before: Option<&KeptRule>,
     ) -> Result<Rule, BuildError> {
-        let backend = |backend: &BackendRef| {
-            let target = if let Some(local) = self.locals.find(&backend.name) {
-                Target::Local(local.clone())
-            } else if let Some(why) = &backend.invalid {
-                Target::Invalid(why.as_str().into())
-            } else if let Some(serving) = upstreams.get(&backend.name) {
-                let forward = self.forward.clone().tunnel_idle_timeout(serving.config.stream_idle_timeout);
-                Target::Upstream(forward.layer(serving.upstream.clone()))
-            } else {
-                let mut known: Vec<_> = upstreams.keys().cloned().collect();
-                known.extend(self.locals.names().map(str::to_owned));
-                known.sort();
-                return Err(BuildError::UnknownBackend {
-                    route: route.name.clone(),
-                    rule: index,
-                    backend: backend.name.clone(),
-                    known,
-                });
-            };
-            Ok(Backend { name: backend.name.as_str().into(), weight: backend.weight, target })
+        let unknown = |backend: &BackendRef| {
+            let mut known: Vec<_> = upstreams.keys().cloned().collect();
+            known.extend(self.locals.names().map(str::to_owned));
+            known.sort();
+            BuildError::UnknownBackend { route: route.to_string(), rule: index, backend: backend.name.clone(), known }
         };
-        Ok(Rule {
-            choice: WeightedChoice::new(rule.backends.iter().map(|backend| backend.weight)),
-            backends: rule.backends.iter().map(backend).collect::<Result<_, _>>()?,
-            timeouts: rule.timeouts.into(),
-        })
-    }
-}
-
-impl Rule {
-    fn empty() -> Self {
-        Self { choice: WeightedChoice::new([]), backends: Vec::new(), timeouts: config::Timeouts::default().into() }
-    }
-
-    /// The backend whose turn it is; none if no backend has any weight.
-    pub(super) fn choose(&self) -> Option<&Backend> {
-        self.backends.get(self.choice.choose()?)
+        let find = |backend: &BackendRef| -> Result<_, BuildError> {
+            if let Some(local) = self.locals.find(&backend.name) {
+                return Ok(Leaf::Local(local.clone()));
+            }
+            if let Some(why) = &backend.invalid {
+                return Ok(Leaf::Invalid(why.as_str().into()));
+            }
+            let serving = upstreams.get(&backend.name).ok_or_else(|| unknown(backend))?;
+            let forward = self.forward.clone().tunnel_idle_timeout(serving.config.stream_idle_timeout);
+            Ok(Leaf::Upstream(serving.upstream.clone(), forward))
+        };
+        let find = |backend: &BackendRef| -> Result<_, BuildError> {
+            let leaf = find(backend)?;
+            Ok(Backing { leaf, shared: policies.get(&backend.name) })
+        };
+        let rates = before.map_or(&[][..], |before| &before.rates);
+        let choice = before.and_then(|before| before.backends.choice.as_ref());
+        Scope { route, rule: index, find: &find, rates }.rule(rule, choice)
     }
 }
 
@@ -230,26 +268,25 @@ impl Snapshot {
 }
 
 impl Serving {
-    /// The same upstream under its next configuration, if that leaves it as it is but for listed endpoints.
+    /// The same upstream under its next configuration, if that leaves it as it is but for listed endpoints and what stands
+    /// around it.
     fn kept(&self, next: &config::Upstream) -> Option<Self> {
         if *self.config == *next {
             return Some(Self { moved: false, ..self.clone() });
         }
-        let (Endpoints::Static(_), Endpoints::Static(endpoints)) = (&self.config.endpoints, &next.endpoints) else {
-            return None;
-        };
-        let moved = config::Upstream {
-            endpoints: Endpoints::Static(endpoints.clone()),
+        let mut same = config::Upstream {
+            retry_budget: next.retry_budget.clone(),
+            hedge: next.hedge.clone(),
+            concurrency: next.concurrency.clone(),
+            adaptive_concurrency: next.adaptive_concurrency.clone(),
             ..config::Upstream::clone(&self.config)
         };
-        (moved == *next).then(|| Self { config: Arc::new(moved), upstream: self.upstream.clone(), moved: true })
-    }
-}
-
-impl From<config::Timeouts> for Timeouts {
-    fn from(timeouts: config::Timeouts) -> Self {
-        let limit = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
-        Self { request: limit(timeouts.request), attempt: limit(timeouts.backend_request) }
+        let mut moved = false;
+        if let (Endpoints::Static(before), Endpoints::Static(endpoints)) = (&mut same.endpoints, &next.endpoints) {
+            moved = before != endpoints;
+            before.clone_from(endpoints);
+        }
+        (same == *next).then(|| Self { config: Arc::new(same), upstream: self.upstream.clone(), moved })
     }
 }
 

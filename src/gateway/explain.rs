@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use http::Request;
 
-use super::compile::{Rule, Snapshot, Target};
+use super::{
+    compile::Snapshot,
+    rule::{Backend, Rule, Target},
+};
 use crate::route::path::{InvalidPath, normalize_uri};
 
 /// Where a request goes under a gateway's configuration, and why the other rules lost.
@@ -77,16 +80,16 @@ impl Winner {
 
 impl Rule {
     fn explain(&self) -> Vec<ExplainedBackend> {
-        let explain = |backend: &super::compile::Backend| ExplainedBackend {
+        let explain = |backend: &Backend| ExplainedBackend {
             name: backend.name.clone(),
             weight: backend.weight,
             local: matches!(backend.target, Target::Local(_)),
             invalid: match &backend.target {
                 Target::Invalid(why) => Some(why.clone()),
-                Target::Local(_) | Target::Upstream(_) => None,
+                Target::Local(_) | Target::Upstream(_) | Target::Stack(_) => self.invalid().cloned(),
             },
         };
-        self.backends.iter().map(explain).collect()
+        self.backends.list.iter().map(explain).collect()
     }
 }
 

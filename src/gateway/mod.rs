@@ -45,13 +45,13 @@
 mod builder;
 #[cfg(feature = "tls")]
 mod certificates;
-#[allow(dead_code, unreachable_pub, reason = "the pipeline that calls it is being built")]
 mod choice;
 mod compile;
 mod dispatch;
 mod explain;
 mod list;
 mod local;
+mod rule;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +59,7 @@ mod tests;
 pub use self::certificates::GatewayCertificates;
 pub use self::{
     builder::GatewayBuilder,
+    choice::InvalidSplit,
     compile::BuildError,
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,

@@ -41,6 +41,7 @@ struct Settings {
     end: End,
     limit: Duration,
     header: Option<HeaderName>,
+    body: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +60,18 @@ pub struct WithDeadline<S> {
 impl DeadlineLayer {
     /// For requests that come in: at most `limit` each, or less if they say so. Envoy allows 15 s.
     pub fn server(limit: Duration) -> Self {
-        Self { settings: Settings { end: End::Server, limit, header: None } }
+        Self { settings: Settings { end: End::Server, limit, header: None, body: true } }
     }
 
     /// For requests that go out: at most `limit` each, or what is left of the request that is being served.
     pub fn client(limit: Duration) -> Self {
-        Self { settings: Settings { end: End::Client, limit, header: None } }
+        Self { settings: Settings { end: End::Client, limit, header: None, body: true } }
+    }
+
+    /// Limits the time until the response's head alone; its body may take longer. Default: the body too.
+    pub fn until_head(mut self) -> Self {
+        self.settings.body = false;
+        self
     }
 
     /// Reads, or writes, the time left in this header field too: whole milliseconds. Default: none; Envoy calls its own
@@ -146,7 +153,7 @@ where
         request.extensions_mut().insert(deadline);
         let until = deadline.instant();
         let future = deadline.during(|| self.inner.call(request));
-        let limits = Limits { until: Some(until), scope: Some(deadline), ..Limits::default() };
+        let limits = Limits { until: self.settings.body.then_some(until), scope: Some(deadline), ..Limits::default() };
         ResponseFuture::new(future, dialect, Some(until)).limited(limits)
     }
 }

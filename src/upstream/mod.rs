@@ -237,6 +237,11 @@ impl Upstream {
         Ok(())
     }
 
+    /// Whether the other is a clone of this one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The name it has in logs and metrics.
     #[must_use]
     pub fn name(&self) -> &str {

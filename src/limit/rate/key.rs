@@ -1,13 +1,13 @@
 use std::{
     fmt,
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     net::IpAddr,
     sync::LazyLock,
 };
 
 use http::{HeaderName, request::Parts};
 
-use crate::{connection::ConnectionInfo, forwarded::ClientAddr, route::RouteMatch};
+use crate::{connection::ConnectionInfo, forwarded::ClientAddr, identity::PeerIdentity, route::RouteMatch};
 
 /// Whose budget a request uses: 128 bits made from anything that can be hashed, with seeds of this process.
 ///
@@ -105,6 +105,24 @@ impl KeyOf for PerRoute {
     }
 }
 
+/// A budget for each peer, told by the names that its certificate proves; none of its own for a peer without.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PerIdentity;
+
+impl KeyOf for PerIdentity {
+    fn key(&self, request: &Parts) -> Option<Key> {
+        struct Names<'a>(&'a PeerIdentity);
+        impl Hash for Names<'_> {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.0.uris().for_each(|name| name.hash(state));
+                self.0.dns_names().for_each(|name| name.hash(state));
+            }
+        }
+        let peer = PeerIdentity::of(&request.extensions)?;
+        (peer.uris().len() + peer.dns_names().len() > 0).then(|| Key::of(Names(peer)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, Request};
@@ -133,6 +151,24 @@ mod tests {
         assert_eq!(key(None, Some("[::ffff:192.0.2.1]:1")), key(Some("192.0.2.1"), None));
         assert_eq!(key(Some("2001:db8:0:1::1"), None), key(Some("2001:db8:0:1:ffff::"), None));
         assert_ne!(key(Some("2001:db8:0:1::1"), None), key(Some("2001:db8:0:2::1"), None));
+    }
+
+    #[test]
+    fn a_peer_is_its_names() {
+        let key = |peer: PeerIdentity| {
+            let tls = crate::connection::TlsInfo { peer_identity: Some(peer.into()), ..Default::default() };
+            let info = ConnectionInfo::new("192.0.2.1:1".parse().unwrap(), "127.0.0.1:80".parse().unwrap());
+            let mut request = Request::new(());
+            request.extensions_mut().insert(info.with_tls(tls));
+            PerIdentity.key(&request.into_parts().0)
+        };
+        let cart = || PeerIdentity::new(["spiffe://a.example/cart"], []);
+        assert!(key(cart()).is_some());
+        assert_eq!(key(cart()), key(cart()));
+        assert_ne!(key(cart()), key(PeerIdentity::new(["spiffe://a.example/shop"], [])));
+        assert_ne!(key(PeerIdentity::new([], ["ab"])), key(PeerIdentity::new([], ["a", "b"])));
+        assert_eq!(key(PeerIdentity::new([], [])), None);
+        assert_eq!(PerIdentity.key(&parts(None, Some("192.0.2.1:1"))), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! At most so many requests in so much time, for each client, header value, route, or all together.
 //!
-//! 1. A request has a [`Key`], told by a [`KeyOf`]: [`ClientIp`], [`Header`], [`PerRoute`], or a closure. Each key has the
+//! 1. A request has a [`Key`], told by a [`KeyOf`]: [`ClientIp`], [`Header`], [`PerIdentity`], [`PerRoute`],
+//!    or a closure. Each key has the
 //!    layer's [`Quota`] to itself; requests without a key share one.
 //! 2. Within the quota it goes on. Else it is refused with [`RateLimited`](crate::Outcome::RateLimited): 429 with
 //!    `Retry-After` in whole seconds, rounded up, or gRPC `RESOURCE_EXHAUSTED` with `grpc-retry-pushback-ms`. A refusal
@@ -63,7 +64,7 @@ mod tests;
 
 pub use self::{
     future::ResponseFuture,
-    key::{ClientIp, Everyone, Header, Key, KeyOf, PerRoute},
+    key::{ClientIp, Everyone, Header, Key, KeyOf, PerIdentity, PerRoute},
     layer::RateLayer,
     limiter::{Decision, Limiter, WhenFull},
     quota::{InvalidQuota, Quota},

@@ -1,0 +1,254 @@
+//! A rule's filters, and those of its backends, as layers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderName, Request, StatusCode, request::Parts};
+use tower::{ServiceExt, service_fn};
+use tower_layer::Layer;
+
+use super::{Scope, backend::Arrived};
+use crate::{
+    Body, BoxError, Error, Outcome,
+    config::{self, FaultKind, Filter, RateKey, RateLimit},
+    fault::{Abort, FaultLayer, Share},
+    filter::{AuthLayer, CorsLayer, HeadersLayer, MirrorLayer, RedirectLayer, RewriteLayer},
+    gateway::{BuildError, local::Local},
+    grpc::Code,
+    identity::AllowLayer,
+    limit::rate::{ClientIp, Header, Key, KeyOf, Limiter, PerIdentity, Quota, RateLayer, WhenFull},
+    timeout::DeadlineLayer,
+};
+
+/// Makes the filters of one rule, and of its backends.
+pub(super) struct Filters<'a, 'b> {
+    scope: &'a Scope<'b>,
+    rates: Vec<KeptRate>,
+}
+
+/// A limiter with what it was made from, which outlives the configuration if the next has the same in its place.
+pub(in crate::gateway) struct KeptRate {
+    place: Place,
+    config: RateLimit,
+    limiter: Arc<Limiter>,
+}
+
+/// Where a filter stands within its rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// Among the rule's; none for the rule's own filters.
+    backend: Option<usize>,
+    filter: usize,
+}
+
+/// Whose quota a request uses, as configured.
+enum RuleKey {
+    Rule,
+    ClientIp,
+    Header(Header),
+    Identity,
+}
+
+impl<'a, 'b> Filters<'a, 'b> {
+    pub(super) fn new(scope: &'a Scope<'b>) -> Self {
+        Self { scope, rates: Vec::new() }
+    }
+
+    /// The limiters that were made, or kept.
+    pub(super) fn into_rates(self) -> Arc<[KeptRate]> {
+        self.rates.into()
+    }
+
+    /// A rule's filters and its deadline around its backends. `deadline` is none if there is nothing to keep to, and holds
+    /// none if only the request itself can tell.
+    pub(super) fn around_rule(
+        &mut self,
+        filters: &[Filter],
+        backends: Local,
+        deadline: Option<Option<Duration>>,
+        rewrites: bool,
+    ) -> Result<Local, BuildError> {
+        let cors = |filter: &Filter| matches!(filter, Filter::Cors(_));
+        let mut stack = self.around(None, filters, backends, |filter| !cors(filter))?;
+        if let Some(limit) = deadline {
+            let layer = DeadlineLayer::server(limit.unwrap_or(Duration::MAX)).until_head();
+            stack = Local::new(layer.layer(stack));
+        }
+        if rewrites {
+            stack = Local::new(stack.map_request(|mut request: Request<Body>| {
+                let arrived = Arrived(request.uri().clone());
+                request.extensions_mut().insert(arrived);
+                request
+            }));
+        }
+        self.around(None, filters, stack, cors)
+    }
+
+    /// A backend's filters around it, but for its faults.
+    pub(super) fn around_backend(
+        &mut self,
+        backend: usize,
+        filters: &[Filter],
+        inner: Local,
+    ) -> Result<Local, BuildError> {
+        self.around(Some(backend), filters, inner, |filter| !matches!(filter, Filter::Fault(_)))
+    }
+
+    /// A backend's faults around what sends to it.
+    pub(super) fn faults(&mut self, backend: usize, filters: &[Filter], inner: Local) -> Result<Local, BuildError> {
+        self.around(Some(backend), filters, inner, |filter| matches!(filter, Filter::Fault(_)))
+    }
+
+    fn around(
+        &mut self,
+        backend: Option<usize>,
+        filters: &[Filter],
+        inner: Local,
+        wanted: impl Fn(&Filter) -> bool,
+    ) -> Result<Local, BuildError> {
+        let mut places: Vec<_> = filters.iter().enumerate().filter(|(_, filter)| wanted(filter)).collect();
+        places.sort_by_key(|(_, filter)| stage(filter));
+        places
+            .into_iter()
+            .rev()
+            .try_fold(inner, |inner, (index, filter)| self.layered(Place { backend, filter: index }, filter, inner))
+    }
+
+    fn layered(&mut self, place: Place, filter: &Filter, inner: Local) -> Result<Local, BuildError> {
+        let scope = self.scope;
+        let refuse = |source: BoxError| scope.error(place.to_string(), source);
+        Ok(match filter {
+            Filter::RequestHeaders(changes) => {
+                let layer = HeadersLayer::new().request(changes.clone()).map_err(|error| refuse(error.into()))?;
+                Local::new(layer.layer(inner))
+            }
+            Filter::ResponseHeaders(changes) => {
+                let layer = HeadersLayer::new().response(changes.clone()).map_err(|error| refuse(error.into()))?;
+                Local::new(layer.layer(inner))
+            }
+            Filter::Redirect(redirect) => {
+                let layer = RedirectLayer::new(redirect.clone()).map_err(|error| refuse(error.into()))?;
+                Local::new(layer.layer(inner))
+            }
+            Filter::Rewrite(rewrite) => {
+                let layer = RewriteLayer::new(rewrite.clone()).map_err(|error| refuse(error.into()))?;
+                Local::new(layer.layer(inner))
+            }
+            Filter::Cors(cors) => {
+                let layer = CorsLayer::new(cors.clone()).map_err(|error| refuse(error.into()))?;
+                Local::new(layer.layer(inner))
+            }
+            Filter::Mirror(mirror) => match scope.aside(&mirror.backend)? {
+                Ok(target) => Local::new(MirrorLayer::new(target, mirror.share).layer(inner)),
+                Err(why) => {
+                    tracing::warn!(route = &**scope.route, rule = scope.rule, %place, %why, "nothing is mirrored");
+                    inner
+                }
+            },
+            Filter::ExternalAuth(auth) => match scope.aside(&auth.backend)? {
+                Ok(target) => {
+                    let layer = AuthLayer::new(auth, target).map_err(|error| refuse(error.into()))?;
+                    Local::new(layer.layer(inner))
+                }
+                // Nobody can be asked, so nobody may go on.
+                Err(why) => refusing(why),
+            },
+            Filter::Allow(allow) => {
+                let layer = AllowLayer::new(allow.peers.clone()).require_server_name(allow.require_server_name);
+                Local::new(layer.layer(inner))
+            }
+            Filter::RateLimit(limit) => {
+                let layer = rate_layer(limit).map_err(refuse)?;
+                let kept = scope.rates.iter().find(|kept| kept.place == place && kept.config == *limit);
+                let layer = match kept {
+                    Some(kept) => layer.limiter(Arc::clone(&kept.limiter)),
+                    None => layer,
+                };
+                self.rates.push(KeptRate { place, config: limit.clone(), limiter: layer.handle() });
+                Local::new(layer.layer(inner))
+            }
+            Filter::Fault(fault) => Local::new(fault_layer(fault).map_err(refuse)?.layer(inner)),
+        })
+    }
+}
+
+/// The place of filters in the order of the [module above](super); those of one stage stay as they are written.
+fn stage(filter: &Filter) -> u8 {
+    match filter {
+        Filter::Cors(_) => 0,
+        Filter::Allow(_) => 1,
+        Filter::ExternalAuth(_) => 2,
+        Filter::RateLimit(_) => 3,
+        Filter::Fault(_) => 4,
+        Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Redirect(_)
+        | Filter::Rewrite(_)
+        | Filter::Mirror(_) => 5,
+    }
+}
+
+/// Answers every request with 500.
+pub(in crate::gateway) fn refusing(why: Arc<str>) -> Local {
+    Local::new(service_fn(move |_: Request<Body>| {
+        let error = Error::new(Outcome::InvalidBackend).with_source(&*why);
+        async move { Err::<http::Response<Body>, _>(error) }
+    }))
+}
+
+fn rate_layer(limit: &RateLimit) -> Result<RateLayer<RuleKey>, BoxError> {
+    let quota = Quota::new(limit.requests, limit.per)?;
+    let quota = limit.burst.map_or(Ok(quota), |burst| quota.burst(burst))?;
+    let key = match &limit.key {
+        RateKey::Rule => RuleKey::Rule,
+        RateKey::ClientIp => RuleKey::ClientIp,
+        RateKey::Header(name) => RuleKey::Header(Header(
+            name.parse::<HeaderName>().map_err(|_| format!("`{name}` is not the name of a header field"))?,
+        )),
+        RateKey::Identity => RuleKey::Identity,
+    };
+    Ok(RateLayer::keyed(quota, key).max_keys(limit.max_keys, WhenFull::Evict).fields(limit.headers))
+}
+
+fn fault_layer(fault: &config::Fault) -> Result<FaultLayer, BoxError> {
+    let mut layer = FaultLayer::new().headers(fault.headers);
+    if let Some(delay) = &fault.delay {
+        layer = layer.max_delay(delay.duration.max(Duration::from_secs(60)));
+        layer = layer.delay(delay.duration, Share::percent(delay.percent)?);
+    }
+    if let Some(abort) = &fault.abort {
+        let with = match abort.with {
+            FaultKind::Status(status) => match StatusCode::from_u16(status) {
+                Ok(code) if (200..600).contains(&status) => Abort::Status(code),
+                _ => return Err(format!("{status} is not a status to fail with: use 200 to 599").into()),
+            },
+            FaultKind::Grpc(number) => match Code::numbered(number) {
+                Some(code) if code != Code::Ok => Abort::Grpc(number),
+                _ => return Err(format!("{number} is not a gRPC status to fail with: use 1 to 16").into()),
+            },
+            FaultKind::Reset => Abort::Reset,
+            FaultKind::ConnectFailure => Abort::ConnectFailed,
+        };
+        layer = layer.abort(with, Share::percent(abort.percent)?);
+    }
+    Ok(layer)
+}
+
+impl KeyOf for RuleKey {
+    fn key(&self, request: &Parts) -> Option<Key> {
+        match self {
+            Self::Rule => None,
+            Self::ClientIp => ClientIp.key(request),
+            Self::Header(header) => header.key(request),
+            Self::Identity => PerIdentity.key(request),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(backend) = self.backend {
+            write!(f, "backend {backend}, ")?;
+        }
+        write!(f, "filter {}", self.filter)
+    }
+}

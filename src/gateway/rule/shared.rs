@@ -1,0 +1,139 @@
+//! What the rules that lead to an upstream share.
+
+use http::Request;
+use tokio::time::Instant;
+use tower::ServiceExt;
+use tower_layer::Layer;
+
+use crate::{
+    Body,
+    config::{self, AdaptiveConcurrency},
+    gateway::{BuildError, local::Local},
+    hedge::HedgeLayer,
+    limit::{adaptive::AdaptiveLayer, concurrency::ConcurrencyLayer},
+    retry::Budget,
+    timeout::tell_what_is_left,
+};
+
+/// An upstream's policies, or those of the service of this process that stands in for it: the budget for sending again,
+/// and what stands around each attempt. Each keeps its state for as long as its own settings stay.
+pub(in crate::gateway) struct Shared {
+    budget: Kept<config::RetryBudget, Budget>,
+    hedge: Option<config::Hedge>,
+    concurrency: Option<Kept<config::Concurrency, ConcurrencyLayer>>,
+    adaptive: Option<Kept<AdaptiveConcurrency, AdaptiveLayer>>,
+    /// All of them around the upstream; none if there are none.
+    stack: Option<Local>,
+}
+
+struct Kept<C, T> {
+    config: C,
+    made: T,
+}
+
+impl Shared {
+    /// The policies of `config` around `innermost`. `previous` are those of the configuration before, around the same
+    /// service if `same`.
+    pub(in crate::gateway) fn new(
+        config: &config::Upstream,
+        innermost: impl FnOnce() -> Local,
+        previous: Option<&Self>,
+        same: bool,
+    ) -> Result<Self, BuildError> {
+        let budget = Kept::of(&config.retry_budget, previous.map(|previous| &previous.budget), |budget| {
+            Budget::new(budget.percent, budget.per_second, budget.window)
+        });
+        let concurrency = config.concurrency.as_ref().map(|concurrency| {
+            let previous = previous.and_then(|previous| previous.concurrency.as_ref());
+            Kept::of(concurrency, previous, |concurrency| {
+                ConcurrencyLayer::new(concurrency.limit).queue(concurrency.queue).max_wait(concurrency.max_wait)
+            })
+        });
+        let adaptive = config.adaptive_concurrency.as_ref().map(|adaptive| {
+            let previous = previous.and_then(|previous| previous.adaptive.as_ref());
+            Kept::of(adaptive, previous, |adaptive| match adaptive {
+                AdaptiveConcurrency::Gradient(gradient) => AdaptiveLayer::gradient(gradient.clone()),
+                AdaptiveConcurrency::Aimd(aimd) => AdaptiveLayer::aimd(aimd.clone()),
+            })
+        });
+        let mut this = Self { budget, hedge: config.hedge.clone(), concurrency, adaptive, stack: None };
+        this.stack = match previous {
+            // With the latencies that hedging knows.
+            Some(previous) if same && this.is_as(previous) => previous.stack.clone(),
+            _ => this.around(config, innermost)?,
+        };
+        Ok(this)
+    }
+
+    /// The budget of all who lead here.
+    pub(in crate::gateway) fn budget(&self) -> &Budget {
+        &self.budget.made
+    }
+
+    /// The upstream behind its policies, if it has any.
+    pub(in crate::gateway) fn stack(&self) -> Option<&Local> {
+        self.stack.as_ref()
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        fn same<C: PartialEq, T>(one: Option<&Kept<C, T>>, other: Option<&Kept<C, T>>) -> bool {
+            one.map(|kept| &kept.config) == other.map(|kept| &kept.config)
+        }
+        self.budget.config == other.budget.config
+            && self.hedge == other.hedge
+            && same(self.concurrency.as_ref(), other.concurrency.as_ref())
+            && same(self.adaptive.as_ref(), other.adaptive.as_ref())
+    }
+
+    fn around(
+        &self,
+        config: &config::Upstream,
+        innermost: impl FnOnce() -> Local,
+    ) -> Result<Option<Local>, BuildError> {
+        if self.hedge.is_none() && self.concurrency.is_none() && self.adaptive.is_none() {
+            return Ok(None);
+        }
+        let mut stack = innermost();
+        if let Some(adaptive) = &self.adaptive {
+            stack = Local::new(adaptive.made.layer(stack));
+        }
+        if let Some(concurrency) = &self.concurrency {
+            // After the time in the queue.
+            let told = stack.map_request(|request: Request<Body>| {
+                let (mut parts, body) = request.into_parts();
+                tell_what_is_left(&mut parts, Instant::now());
+                Request::from_parts(parts, body)
+            });
+            stack = Local::new(concurrency.made.layer(told));
+        }
+        if let Some(hedge) = &self.hedge {
+            stack = Local::new(self.hedge_layer(config, hedge)?.layer(stack));
+        }
+        Ok(Some(stack))
+    }
+
+    fn hedge_layer(&self, config: &config::Upstream, hedge: &config::Hedge) -> Result<HedgeLayer, BuildError> {
+        let layer = match hedge.after {
+            Some(delay) => HedgeLayer::after(delay),
+            None if (0.0..=100.0).contains(&hedge.percentile) => {
+                HedgeLayer::percentile(hedge.percentile / 100.0).least(hedge.least)
+            }
+            None => {
+                let problem = format!("hedge: {} is not a percentile: use 0 to 100", hedge.percentile);
+                return Err(BuildError::Policy { upstream: config.name.clone(), problem });
+            }
+        };
+        let layer = layer.budget(self.budget.made.clone());
+        Ok(if hedge.non_idempotent { layer.repeatable_if(|_| true) } else { layer })
+    }
+}
+
+impl<C: Clone + PartialEq, T: Clone> Kept<C, T> {
+    fn of(config: &C, previous: Option<&Self>, make: impl FnOnce(&C) -> T) -> Self {
+        let made = match previous {
+            Some(previous) if previous.config == *config => previous.made.clone(),
+            _ => make(config),
+        };
+        Self { config: config.clone(), made }
+    }
+}
