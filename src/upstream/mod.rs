@@ -47,7 +47,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, OnceLock, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -66,6 +66,9 @@ use crate::tls::{
     Identity,
     client::{ClientTls, ClientTlsError},
 };
+#[cfg(feature = "metrics")]
+use std::sync::atomic::Ordering::Relaxed;
+
 #[cfg(feature = "metrics")]
 use crate::{balance::Availability, telemetry::metrics::UpstreamStats};
 use crate::{
@@ -90,6 +93,8 @@ struct Shared {
     dial: Dial,
     endpoints: ArcSwap<EndpointSet<Pool>>,
     circuit: Option<Circuit>,
+    /// How often outlier detection has put an endpoint out.
+    ejections: AtomicU64,
     /// Whether discovery has answered once: until then a request waits for it instead of finding nobody.
     discovered: watch::Sender<bool>,
     /// Rings when there may be other endpoints.
@@ -203,6 +208,7 @@ impl Upstream {
             name: config.name.as_str().into(),
             dial,
             circuit: config.circuit_breaker.clone().map(|breaker| Circuit::new(config.name.as_str(), breaker)),
+            ejections: AtomicU64::new(0),
             endpoints: ArcSwap::from_pointee(endpoints),
             discovered: watch::Sender::new(fixed.is_some()),
             changed: Arc::new(Notify::new()),
@@ -278,7 +284,12 @@ impl Upstream {
     pub fn stats(&self) -> UpstreamStats {
         let now = Instant::now();
         let endpoints = self.endpoints();
-        let mut stats = UpstreamStats { upstream: self.0.name.clone(), ..UpstreamStats::default() };
+        let mut stats = UpstreamStats {
+            upstream: self.0.name.clone(),
+            ejections: self.0.ejections.load(Relaxed),
+            breaker: self.circuit().map(Circuit::stats),
+            ..UpstreamStats::default()
+        };
         for (endpoint, _) in endpoints.iter() {
             let pool = endpoint.payload().stats();
             // HTTP/2 connections carry several requests each.

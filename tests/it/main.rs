@@ -13,6 +13,7 @@ mod limits;
 mod observe;
 mod paths;
 mod peers;
+mod policies;
 mod reload;
 mod routing;
 mod slow;

@@ -17,6 +17,7 @@ use prometheus_client::{
 };
 
 use super::{Core, UpstreamStats, series::Series};
+use crate::breaker::{self, State};
 
 /// Writes what the core has counted at every scrape.
 pub(super) struct Collected(pub(super) Arc<Core>);
@@ -102,6 +103,16 @@ fn encode_upstreams(upstreams: &[UpstreamStats], encoder: &mut DescriptorEncoder
             ConstGauge::new(value(stats)).encode(family.encode_family(&labels)?)?;
         }
     }
+    let help = "Times an endpoint was ejected as an outlier";
+    let mut family = encoder.encode_descriptor("portcullis_upstream_ejections", help, None, MetricType::Counter)?;
+    for stats in upstreams {
+        ConstCounter::new(stats.ejections).encode(family.encode_family(&[("upstream", &*stats.upstream)])?)?;
+    }
+    let breakers: Vec<_> =
+        upstreams.iter().filter_map(|stats| Some((&*stats.upstream, stats.breaker.as_ref()?))).collect();
+    if !breakers.is_empty() {
+        encode_breakers(&breakers, encoder)?;
+    }
     let mut family =
         encoder.encode_descriptor("portcullis_upstream_connections", "Connections open", None, MetricType::Gauge)?;
     for stats in upstreams {
@@ -111,6 +122,39 @@ fn encode_upstreams(upstreams: &[UpstreamStats], encoder: &mut DescriptorEncoder
         }
     }
     Ok(())
+}
+
+fn encode_breakers(breakers: &[(&str, &breaker::Stats)], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    const STATES: [(&str, State); 3] =
+        [("closed", State::Closed), ("half_open", State::HalfOpen), ("open", State::Open)];
+    let help = "Whether the circuit breaker is in this state";
+    let mut family = encoder.encode_descriptor("portcullis_upstream_breaker", help, None, MetricType::Gauge)?;
+    for (upstream, stats) in breakers {
+        for (name, state) in STATES {
+            let labels = [("upstream", *upstream), ("state", name)];
+            ConstGauge::new(u64::from(stats.state == state)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    type Counter = (&'static str, &'static str, fn(&breaker::Stats) -> u64);
+    let counters: [Counter; 2] = [
+        ("portcullis_upstream_breaker_opened", "Times the circuit breaker opened", |stats| stats.opened),
+        ("portcullis_upstream_breaker_refused", "Requests that the circuit breaker refused", |stats| stats.refused),
+    ];
+    for (name, help, value) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (upstream, stats) in breakers {
+            ConstCounter::new(value(stats)).encode(family.encode_family(&[("upstream", *upstream)])?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Two breakers of one upstream's name, told of as one: the figures are added up, and the worse state is its state.
+fn both(one: Option<breaker::Stats>, other: Option<breaker::Stats>) -> Option<breaker::Stats> {
+    let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
+    let worse = |state| [State::Closed, State::HalfOpen, State::Open].iter().position(|known| *known == state);
+    let state = if worse(other.state) > worse(one.state) { other.state } else { one.state };
+    Some(breaker::Stats { state, opened: one.opened + other.opened, refused: one.refused + other.refused })
 }
 
 impl Collected {
@@ -124,6 +168,8 @@ impl Collected {
             sum.endpoints += stats.endpoints;
             sum.endpoints_available += stats.endpoints_available;
             sum.endpoints_ejected += stats.endpoints_ejected;
+            sum.ejections += stats.ejections;
+            sum.breaker = both(sum.breaker, stats.breaker);
             sum.connections_active += stats.connections_active;
             sum.connections_idle += stats.connections_idle;
             sum.pending_requests += stats.pending_requests;

@@ -11,6 +11,11 @@
 //! | `portcullis_requests_in_flight` | gauge | | | requests that began and did not end |
 //! | `portcullis_upstream_endpoints` | gauge | | `upstream` | endpoints known |
 //! | `portcullis_upstream_endpoints_available` | gauge | | `upstream` | endpoints that may be tried |
+//! | `portcullis_upstream_endpoints_ejected` | gauge | | `upstream` | endpoints that outlier detection keeps out |
+//! | `portcullis_upstream_ejections_total` | counter | | `upstream` | times outlier detection put an endpoint out |
+//! | `portcullis_upstream_breaker` | gauge | | `upstream`, `state` (`closed`, `half_open`, `open`) | 1 for the state its circuit breaker is in, else 0 |
+//! | `portcullis_upstream_breaker_opened_total` | counter | | `upstream` | times its circuit breaker opened, probes that failed included |
+//! | `portcullis_upstream_breaker_refused_total` | counter | | `upstream` | requests that its circuit breaker refused |
 //! | `portcullis_upstream_connections` | gauge | | `upstream`, `state` (`active`, `idle`) | connections open |
 //! | `portcullis_upstream_pending_requests` | gauge | | `upstream` | requests waiting for a connection |
 //!
@@ -63,6 +68,7 @@ use tokio::time::Duration;
 
 use self::{encode::Collected, series::Series, shelf::Shelf};
 use super::{Finished, Interest, Recorder};
+use crate::breaker;
 
 /// Upper bounds, in milliseconds, of the buckets of `portcullis_request_duration_seconds`, unless others are chosen: from
 /// an answer in memory to the usual limits of clients. The middle ones are those of Prometheus' own client libraries.
@@ -89,7 +95,7 @@ struct Core {
 
 type UpstreamSource = Arc<dyn Fn() -> Vec<UpstreamStats> + Send + Sync>;
 
-/// The state of an upstream at one moment, as gauges.
+/// The state of an upstream at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamStats {
     /// The upstream's name, as in [`Record::upstream`](crate::exchange::Record::upstream).
@@ -100,6 +106,10 @@ pub struct UpstreamStats {
     pub endpoints_available: u64,
     /// Endpoints that outlier detection keeps out, those being probed included.
     pub endpoints_ejected: u64,
+    /// How often outlier detection has put an endpoint out, once more after a probe that failed included.
+    pub ejections: u64,
+    /// Its circuit breaker's figures, if it has one.
+    pub breaker: Option<breaker::Stats>,
     /// Connections that carry at least one request.
     pub connections_active: u64,
     /// Connections that carry none.

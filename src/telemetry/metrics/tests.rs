@@ -44,6 +44,8 @@ fn the_exposition_is_as_documented() {
     let metrics = three_requests();
     metrics.upstreams(|| {
         let stats = UpstreamStats { upstream: "cart".into(), endpoints: 3, ..UpstreamStats::default() };
+        let breaker = breaker::Stats { state: breaker::State::HalfOpen, opened: 2, refused: 5 };
+        let stats = UpstreamStats { ejections: 3, breaker: Some(breaker), ..stats };
         vec![UpstreamStats { endpoints_available: 2, connections_idle: 7, pending_requests: 1, ..stats }]
     });
     metrics.upstreams(|| {
