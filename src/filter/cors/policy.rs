@@ -1,3 +1,6 @@
+#[cfg(test)]
+mod tests;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{
