@@ -124,11 +124,12 @@ impl<'a> Origin<'a> {
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
         let (host, port) = split(authority)?;
-        let port = port.or(match scheme {
+        let well_known = match scheme {
             _ if scheme.eq_ignore_ascii_case("http") => Some(80),
             _ if scheme.eq_ignore_ascii_case("https") => Some(443),
             _ => None,
-        });
+        };
+        let port = port.or(well_known);
         is_scheme.then_some(Self::Tuple { scheme, host, port })
     }
 }

@@ -38,9 +38,8 @@ impl Policy {
         if port == Some(0) {
             return Err(InvalidFilter::Port);
         }
-        let status = match (status, StatusCode::from_u16(status)) {
-            (301 | 302 | 303 | 307 | 308, Ok(status)) => status,
-            _ => return Err(InvalidFilter::Status { status }),
+        let (301 | 302 | 303 | 307 | 308, Ok(status)) = (status, StatusCode::from_u16(status)) else {
+            return Err(InvalidFilter::Status { status });
         };
         Ok(Self {
             scheme,
@@ -227,7 +226,7 @@ mod tests {
             let to: Uri = location.parse().unwrap();
             prop_assert_eq!(to.scheme_str(), Some("http"));
             let named = authority.as_deref().and_then(|authority| authority.split(':').next());
-            if let Some(host) = host.as_deref().or(named.filter(|host| !host.starts_with('['))) {
+            if let Some(host) = host.as_deref().or_else(|| named.filter(|host| !host.starts_with('['))) {
                 prop_assert_eq!(to.host(), Some(host));
             }
             prop_assert!(to.path().starts_with('/'));
