@@ -12,8 +12,8 @@
 //!    `https://*` for all hosts; `null` for documents without an origin; `*` for all origins. Two `Origin` fields are none.
 //! 4. The origin is sent back as it came, with `Vary: Origin` on all responses. Only for `*` without credentials it is `*`, on
 //!    all responses, so that caches can share them.
-//! 5. With credentials no field is ever `*`: the requested method and fields are sent back instead, and to expose all fields
-//!    the response's are named one by one.
+//! 5. With credentials no field is ever `*`: the requested method and fields are sent back instead, unless there is a `*` in
+//!    them, and to expose all fields the response's are named one by one.
 //! 6. `*` for the request's fields sends those back that were asked for, also without credentials: browsers do not count
 //!    `Authorization` as one of `*`.
 //!

@@ -91,10 +91,11 @@ impl HostPattern {
         match self {
             Self::Any => true,
             Self::Exact(exact) => exact.eq_ignore_ascii_case(host),
-            Self::Suffix(suffix) => match host.len().checked_sub(suffix.len()) {
-                None | Some(0) => false,
-                Some(at) => host.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(suffix)),
-            },
+            // An origin's host does not begin with a dot, so there is a label before it.
+            Self::Suffix(suffix) => {
+                let end = host.len().checked_sub(suffix.len()).and_then(|at| host.get(at..));
+                end.is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+            }
         }
     }
 }
