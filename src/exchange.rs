@@ -56,7 +56,7 @@ pub struct Record {
     pub request_bytes: u64,
     /// How it ended, where it did not simply complete.
     pub outcome: Option<Outcome>,
-    /// Why, for the log: the error's text.
+    /// Why, for the log: the error's text, or what it was that answered in an upstream's place.
     pub detail: Option<String>,
     /// From the beginning until the response's head was there.
     pub head_after: Option<Duration>,

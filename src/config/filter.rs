@@ -131,8 +131,8 @@ pub struct Fraction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct Cors {
-    /// The origins that may: `*`, an origin such as `https://shop.example.com`, or one with `*` in front of its host, as in
-    /// `https://*.example.com`, for all names of one label and more there.
+    /// The origins that may: `*`, an origin such as `https://shop.example.com`, one with `*` in front of its host, as in
+    /// `https://*.example.com`, for all names of one label and more there, `https://*` for any host, or `null`.
     pub origins: Vec<String>,
     /// The methods they may use; `*` for all. Default: those that need no permission (GET, HEAD, POST).
     pub methods: Vec<String>,

@@ -19,7 +19,7 @@ use super::{Finished, Interest, Recorder};
 /// | `duration_ms`, `head_ms` | milliseconds until the end, and until the response's head |
 /// | `client` | address as trusted forwarding fields tell it, else the connection's peer |
 /// | `tls_server_name` | the name asked for in the TLS handshake (SNI) |
-/// | `detail` | the error's text |
+/// | `detail` | the error's text, or which filter answered |
 ///
 /// Values that a client or an upstream can choose are recorded as strings, which the formatters of
 /// `tracing-subscriber` quote and escape: no value can begin a line or a field of its own. A subscriber that writes

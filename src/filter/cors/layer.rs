@@ -6,6 +6,15 @@ use super::{Cors, policy::Policy};
 use crate::{config, filter::InvalidFilter};
 
 /// Answers preflights and lets other origins read responses; see the [module](super).
+///
+/// # Example
+/// ```
+/// use portcullis::{config::Cors, filter::CorsLayer};
+///
+/// let allow = |origin: &str| CorsLayer::new(Cors { origins: vec![origin.into()], ..Cors::default() });
+/// assert!(allow("https://*.example.com").is_ok());
+/// assert!(allow("*.example.com").is_err());
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct CorsLayer {

@@ -1,3 +1,6 @@
+#[cfg(test)]
+mod tests;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{
@@ -95,7 +98,9 @@ impl Policy {
         }
         let mut origins = request.get_all(ORIGIN).iter();
         match (origins.next(), origins.next()) {
-            (Some(origin), None) if self.origins.allow(origin.as_bytes()) => Grant::Origin(origin.clone()),
+            (Some(origin), None) if !is_wild(origin) && self.origins.allow(origin.as_bytes()) => {
+                Grant::Origin(origin.clone())
+            }
             _ => Grant::Nobody,
         }
     }
@@ -112,7 +117,7 @@ impl Policy {
             match &self.methods {
                 Names::None => {}
                 Names::Any if self.credentials => {
-                    fields.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
+                    fields.extend((!is_wild(method)).then(|| (ACCESS_CONTROL_ALLOW_METHODS, method.clone())));
                 }
                 Names::Any => {
                     fields.insert(ACCESS_CONTROL_ALLOW_METHODS, ANY);
@@ -125,7 +130,8 @@ impl Policy {
                 Names::None => {}
                 // Never `*`, which leaves out `Authorization` (Fetch standard).
                 Names::Any => {
-                    for names in request.get_all(ACCESS_CONTROL_REQUEST_HEADERS) {
+                    for names in request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter().filter(|names| !is_wild(names))
+                    {
                         fields.append(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
                     }
                 }
@@ -177,7 +183,7 @@ impl Policy {
             // With credentials `*` is the name of a field, so they are named one by one.
             Names::Any => {
                 let names = fields.keys().filter(|name| !GRANTS.contains(name) && *name != SET_COOKIE);
-                let names: Vec<_> = names.map(HeaderName::as_str).collect();
+                let names: Vec<_> = names.map(HeaderName::as_str).filter(|name| *name != "*").collect();
                 if names.is_empty() { None } else { HeaderValue::try_from(names.join(", ")).ok() }
             }
         };
@@ -205,6 +211,11 @@ impl Names {
             _ => Ok(Self::None),
         }
     }
+}
+
+/// Whether sending this back could be read as a wildcard, which only the configuration may grant.
+fn is_wild(value: &HeaderValue) -> bool {
+    value.as_bytes().contains(&b'*')
 }
 
 fn varies_by_origin(response: &HeaderMap) -> bool {

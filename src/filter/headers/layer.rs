@@ -6,6 +6,15 @@ use super::{Headers, policy::Changes};
 use crate::{config::HeaderChanges, filter::InvalidFilter};
 
 /// Changes header fields; see the [module](super).
+///
+/// # Example
+/// ```
+/// use portcullis::{config::HeaderChanges, filter::{HeadersLayer, InvalidFilter}};
+///
+/// let changes = HeaderChanges { remove: vec![http::header::CONTENT_LENGTH], ..Default::default() };
+/// let refused = HeadersLayer::new().response(changes).unwrap_err();
+/// assert!(matches!(refused, InvalidFilter::ConnectionField { .. }));
+/// ```
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct HeadersLayer {

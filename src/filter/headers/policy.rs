@@ -74,3 +74,87 @@ fn is_connections(name: &HeaderName) -> bool {
 fn dashed(name: &HeaderName) -> String {
     name.as_str().replace('_', "-")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Vec<(HeaderName, HeaderValue)> {
+        lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn applied(changes: HeaderChanges, lines: &[(&str, &str)]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields(lines) {
+            headers.append(name, value);
+        }
+        Changes::request(changes).unwrap().apply(&mut headers);
+        let mut lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn set_replaces_every_line_add_appends_one_and_remove_takes_all() {
+        let changes = HeaderChanges {
+            set: fields(&[("X-Set", "new"), ("x-unset", "new")]),
+            add: fields(&[("X-ADD", "b,c"), ("x-none", "d")]),
+            remove: vec!["X-Gone".parse().unwrap(), "x-absent".parse().unwrap()],
+        };
+        let before = [
+            ("x-set", "1"),
+            ("X-Set", "2"),
+            ("x-add", "a"),
+            ("x-gone", "1"),
+            ("x-other", "1"),
+            ("X-Gone", "2"),
+            ("x-other", "2"),
+        ];
+        assert_eq!(
+            applied(changes, &before),
+            ["x-add: a", "x-add: b,c", "x-none: d", "x-other: 1", "x-other: 2", "x-set: new", "x-unset: new"]
+        );
+    }
+
+    #[test]
+    fn of_entries_with_one_name_the_first_counts_and_the_kinds_go_in_their_order() {
+        let changes = HeaderChanges {
+            set: fields(&[("a", "1"), ("A", "2"), ("b", "1"), ("c", "1")]),
+            add: fields(&[("b", "2"), ("B", "3"), ("c", "2")]),
+            remove: vec!["c".parse().unwrap()],
+        };
+        assert_eq!(applied(changes, &[("a", "0"), ("b", "0")]), ["a: 1", "b: 1", "b: 2"]);
+    }
+
+    #[test]
+    fn what_frames_a_message_or_is_for_one_hop_stays_as_it_is() {
+        for name in [
+            "Connection",
+            "content-length",
+            "Content_Length",
+            "transfer-encoding",
+            "Transfer_Encoding",
+            "TE",
+            "upgrade",
+            "keep-alive",
+            "proxy-connection",
+            "http2-settings",
+        ] {
+            let name: HeaderName = name.parse().unwrap();
+            let field = vec![(name.clone(), HeaderValue::from_static("1"))];
+            for changes in [
+                HeaderChanges { set: field.clone(), ..Default::default() },
+                HeaderChanges { add: field.clone(), ..Default::default() },
+                HeaderChanges { remove: vec![name.clone()], ..Default::default() },
+            ] {
+                let invalid = InvalidFilter::ConnectionField { name: name.clone() };
+                assert_eq!(Changes::request(changes.clone()).unwrap_err(), invalid);
+                assert_eq!(Changes::response(changes).unwrap_err(), invalid);
+            }
+        }
+        let host = HeaderChanges { remove: vec![HOST], ..Default::default() };
+        assert_eq!(Changes::request(host.clone()).unwrap_err(), InvalidFilter::HostField);
+        assert!(Changes::response(host).is_ok());
+    }
+}

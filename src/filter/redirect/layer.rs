@@ -6,6 +6,14 @@ use super::{Redirect, policy::Policy};
 use crate::{config, filter::InvalidFilter};
 
 /// Answers with redirects; see the [module](super).
+///
+/// # Example
+/// ```
+/// use portcullis::{config::Redirect, filter::RedirectLayer};
+///
+/// assert!(RedirectLayer::new(Redirect { host: Some("shop.example.com".into()), ..Redirect::default() }).is_ok());
+/// assert!(RedirectLayer::new(Redirect { host: Some("https://shop.example.com".into()), ..Redirect::default() }).is_err());
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct RedirectLayer {

@@ -6,6 +6,14 @@ use super::{RewriteUrl, policy::Policy};
 use crate::{config, filter::InvalidFilter};
 
 /// Rewrites hosts and paths; see the [module](super).
+///
+/// # Example
+/// ```
+/// use portcullis::{config::{PathChange, Rewrite}, filter::RewriteLayer};
+///
+/// assert!(RewriteLayer::new(Rewrite { path: Some(PathChange::Full("/status".into())), ..Rewrite::default() }).is_ok());
+/// assert!(RewriteLayer::new(Rewrite { path: Some(PathChange::Full("/a?b=c".into())), ..Rewrite::default() }).is_err());
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct RewriteLayer {
