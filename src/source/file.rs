@@ -14,6 +14,11 @@
 #![doc = include_str!("file/example.yaml")]
 //! ```
 //!
+//! What else a rule and an upstream can ask for:
+//! ```yaml
+#![doc = include_str!("file/policies.yaml")]
+//! ```
+//!
 //! In a program:
 //! ```
 //! let text = "{routes: [{name: all, rules: [{backends: [app]}]}]}";
@@ -31,7 +36,7 @@ use super::{
     files,
     tree::{Node, Value},
 };
-use crate::config::{Config, Endpoints, PathMatch};
+use crate::config::{Config, Endpoints, Filter, PathMatch};
 
 /// Joins the documents to one configuration; what is wrong with them goes to `report`.
 pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut Fingerprint) -> Config {
@@ -91,7 +96,8 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
         }
         for (index, rule) in route.rules.iter().enumerate() {
             let rule_field = format!("{route_field}.rules[{index}]");
-            if rule.backends.is_empty() {
+            let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+            if rule.backends.is_empty() && !redirects {
                 found(format!("{rule_field}.backends"), invalid("has no backends: name one"));
             }
             for (index, one) in rule.matches.iter().enumerate() {

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::{
-    config::{BackendRef, Balancer, Certificate, ClientAuth, HashKey, Host, Roots, UpstreamTls},
+    config::{self, BackendRef, Balancer, Certificate, ClientAuth, HashKey, Host, Roots, UpstreamTls},
     source::{LoadError, load, parse},
 };
 
@@ -26,7 +26,10 @@ const UPSTREAM: &str = "upstreams:\n- name: u\n  endpoints: {static: ['127.0.0.1
 fn mistakes_are_told_by_line_and_field() {
     let mut wrong = Vec::new();
     for (text, expected) in [
-        ("route: []\n".to_owned(), "f.yaml:1:1: route: no such field; there are `routes`, `upstreams`, `certificates`"),
+        (
+            "route: []\n".to_owned(),
+            "f.yaml:1:1: route: no such field; there are `listeners`, `routes`, `streams`, `services`, `upstreams`, `certificates`",
+        ),
         ("routes:\n".to_owned(), "f.yaml:1:1: routes: has no value: give it one, or leave the field out"),
         ("- a\n".to_owned(), "f.yaml:1:1: found a list, expected a mapping"),
         ("routes:\n- rules: []\n".to_owned(), "f.yaml:2:3: routes[0].name: is required and missing"),
@@ -38,7 +41,7 @@ fn mistakes_are_told_by_line_and_field() {
         (format!("{ROUTE}  - {{}}\n"), "f.yaml:4:5: routes[0].rules[0].backends: has no backends: name one"),
         (
             format!("{ROUTE}  - backends: [{{name: a, weigth: 1}}]\n"),
-            "f.yaml:4:26: routes[0].rules[0].backends[0].weigth: no such field; there are `name`, `weight`",
+            "f.yaml:4:26: routes[0].rules[0].backends[0].weigth: no such field; there are `name`, `weight`, `filters`, `cohort`",
         ),
         (
             format!("{ROUTE}  - backends: [[a]]\n"),
@@ -67,6 +70,26 @@ fn mistakes_are_told_by_line_and_field() {
         (
             format!("{ROUTE}  - backends: [a]\n    timeouts: {{request: 10}}\n"),
             "f.yaml:5:25: routes[0].rules[0].timeouts.request: found the number 10, expected a text (numbers, true and false need quotes to be one)",
+        ),
+        (
+            format!("{ROUTE}  - backends: [a]\n    retry: {{attempt: 1}}\n"),
+            "f.yaml:5:13: routes[0].rules[0].retry.attempt: no such field; there are `attempts`, `statuses`, `grpc`, `reset`, `backoff`, `body_cap`, `non_idempotent`",
+        ),
+        (
+            format!("{ROUTE}  - backends: [a]\n    filters:\n    - rate_limit: {{per: 1s}}\n"),
+            "f.yaml:6:19: routes[0].rules[0].filters[0].rate_limit.requests: is required and missing",
+        ),
+        (
+            format!("{ROUTE}  - backends: [a]\n    filters:\n    - fault: {{abort: {{with: {{staus: 1}}}}}}\n"),
+            "f.yaml:6:30: routes[0].rules[0].filters[0].fault.abort.with: found `staus`, expected one of `status`, `grpc`, `reset`, `connect_failure`",
+        ),
+        (
+            format!("{UPSTREAM}  hedge: {{afer: 1s}}\n"),
+            "f.yaml:4:11: upstreams[0].hedge.afer: no such field; there are `after`, `percentile`, `least`, `non_idempotent`",
+        ),
+        (
+            format!("{UPSTREAM}  concurrency: {{queue: 1}}\n"),
+            "f.yaml:4:16: upstreams[0].concurrency.limit: is required and missing",
         ),
         (
             format!("{UPSTREAM}  connect_timeout: 1.5s\n"),
@@ -254,5 +277,42 @@ fn the_example_of_the_documentation_is_right() {
         assert!(include_str!("example.yaml").contains(shown), "{shown}");
         fs::write(folder.path().join("gate.yaml"), include_str!("example.yaml").replace(shown, other)).unwrap();
         load([folder.path()]).unwrap_or_else(|error| panic!("{other}: {error}"));
+    }
+}
+
+#[test]
+fn every_policy_can_be_written_and_served() {
+    let text = include_str!("policies.yaml");
+    let config = parse("f.yaml", text).unwrap_or_else(|error| panic!("{error}")).config;
+    let [cart, basket] = &*config.routes[0].rules else { panic!("{:?}", config.routes) };
+    assert_eq!((cart.filters.len(), cart.backends[0].filters.len(), basket.filters.len()), (9, 1, 1));
+    let [fault] = &*cart.backends[0].filters else { panic!("{cart:?}") };
+    let abort = config::FaultAbort { with: config::FaultKind::Reset, percent: 0.1 };
+    assert_eq!(*fault, Filter::Fault(config::Fault { abort: Some(abort), ..config::Fault::default() }));
+    let retry = cart.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, &*retry.statuses, &*retry.grpc), (2, &[502, 503][..], &[14][..]));
+    assert_eq!(retry.backoff, Some(std::time::Duration::from_millis(50)));
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.retry_budget.percent, 10);
+    assert_eq!(upstream.hedge.as_ref().unwrap().percentile, 99.0);
+    assert_eq!(upstream.concurrency.as_ref().unwrap().queue, 50);
+    assert!(matches!(upstream.adaptive_concurrency, Some(config::AdaptiveConcurrency::Gradient(_))));
+    assert!(matches!(config.upstreams[1].adaptive_concurrency, Some(config::AdaptiveConcurrency::Aimd(_))));
+    crate::gateway::Gateway::builder(config).build().unwrap_or_else(|error| panic!("{error}"));
+
+    // The alternatives that its comments name.
+    for (shown, other) in [
+        (r#"{below: "spiffe://example.com/ns/shop"}"#, "{trust_domain: example.com}"),
+        (r#"{below: "spiffe://example.com/ns/shop"}"#, "any"),
+        ("path: {prefix: /v2}", "path: {full: /v2}"),
+        ("{percentile: 99, least: 10ms, non_idempotent: false}", "{after: 50ms}"),
+        ("split: {by: {cookie: group}}", "split: turns"),
+        ("key: client_ip", "key: {header: x-user}"),
+        ("key: client_ip", "key: identity"),
+        ("with: reset", "with: connect_failure"),
+        ("with: reset", "with: {grpc: 14}"),
+    ] {
+        assert!(text.contains(shown), "{shown}");
+        parse("f.yaml", &text.replace(shown, other)).unwrap_or_else(|error| panic!("{other}: {error}"));
     }
 }
