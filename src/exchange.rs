@@ -52,6 +52,8 @@ pub struct Record {
     pub endpoint: Option<SocketAddr>,
     /// How many times the request was sent, or tried to be sent, to an endpoint.
     pub attempts: u32,
+    /// How many of these were hedges: sent because the one before was slow.
+    pub hedges: u32,
     /// Bytes of the request's body that were read so far.
     pub request_bytes: u64,
     /// How it ended, where it did not simply complete.

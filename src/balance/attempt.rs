@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{availability::Probe, endpoint::Endpoint, load::Sample};
 use crate::{
@@ -188,11 +188,12 @@ impl<E> Attempt<E> {
                 }
             }
         }
-        if let Some(alarm) = endpoint.shared.alarm.get() {
-            endpoint.outlier.record(class, alarm);
-        }
         let penalty = self.terms.penalty;
         let measured = self.measured.unwrap_or_else(|| micros(self.began, now));
+        if let Some(alarm) = endpoint.shared.alarm.get() {
+            let took = Duration::try_from_secs_f32(measured / 1e6).unwrap_or_default();
+            endpoint.outlier.record_timed(class, took, alarm);
+        }
         match verdict {
             Verdict::Success => endpoint.load.record(millis, Sample::Success(measured.min(penalty))),
             Verdict::Failure | Verdict::Unreachable => {

@@ -65,7 +65,14 @@ pub struct OutlierDetection {
     pub failure_percentage: u8,
     /// How many requests within an interval its failure percentage needs. Default 50 (Envoy).
     pub failure_percentage_volume: u32,
-    /// How many endpoints with that many requests there must be for either. Default 5 (Envoy).
+    /// From this long on a request counts as slow, from its beginning to the end of the response's body. Default none:
+    /// none is slow (Envoy does not look at latencies here).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
+    pub slow_call: Option<Duration>,
+    /// The share of slow requests within an interval that ejects an endpoint, in percent, given as many requests as the
+    /// failure percentage needs; 0 turns that off. Default 50, as for [`CircuitBreaker::slow_call_rate`].
+    pub slow_call_rate: u8,
+    /// How many endpoints with that many requests there must be for any of these. Default 5 (Envoy).
     pub min_hosts: u32,
     /// How long an endpoint is ejected for the first time; the n-th time n times as long. Default 30 s (Envoy).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
@@ -213,6 +220,8 @@ impl Default for OutlierDetection {
             success_rate_volume: 100,
             failure_percentage: 85,
             failure_percentage_volume: 50,
+            slow_call: None,
+            slow_call_rate: 50,
             min_hosts: 5,
             base_ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(300),

@@ -10,6 +10,7 @@ use super::layer::Shared;
 use crate::{
     Body,
     balance::Tried,
+    exchange::Exchange,
     grpc::Code,
     retry::replay::Replay,
     timeout::{Deadline, tell_what_is_left},
@@ -52,6 +53,9 @@ where
         return result;
     };
     tracing::debug!(?delay, "hedging");
+    if let Some(exchange) = Exchange::of(request.extensions()) {
+        exchange.update(|record| record.hedges += 1);
+    }
     let mut other = service.clone();
     let mut second = pin!(async {
         poll_fn(|cx| other.poll_ready(cx)).await?;

@@ -52,6 +52,8 @@ pub enum Reason {
     SuccessRate,
     /// Too large a share of failures.
     FailurePercentage,
+    /// Too large a share of slow requests.
+    SlowCalls,
     /// After an ejection, the probe failed or had no answer.
     Probe,
 }
@@ -204,7 +206,12 @@ impl Detector {
         let rated = if factor > 0.0 { comparable(self.config.success_rate_volume) } else { Vec::new() };
         let threshold = threshold(rated.iter().map(|(.., tally)| tally.success_rate()), factor);
         let percent = u64::from(self.config.failure_percentage);
-        let counted = if percent > 0 { comparable(self.config.failure_percentage_volume) } else { Vec::new() };
+        let slow_percent = if self.config.slow_call.is_some() { u64::from(self.config.slow_call_rate) } else { 0 };
+        let looked_at = percent > 0 || slow_percent > 0;
+        let counted = if looked_at { comparable(self.config.failure_percentage_volume) } else { Vec::new() };
+        let reaches = |count: u32, requests: u32, percent: u64| {
+            percent > 0 && u64::from(count) * 100 >= u64::from(requests) * percent
+        };
 
         for (address, host, tally) in rated {
             if tally.success_rate() < threshold {
@@ -212,8 +219,10 @@ impl Detector {
             }
         }
         for (address, host, tally) in counted {
-            if u64::from(tally.failures) * 100 >= u64::from(tally.requests) * percent {
+            if reaches(tally.failures, tally.requests, percent) {
                 self.eject(address, host, Reason::FailurePercentage, round);
+            } else if reaches(tally.slow, tally.requests, slow_percent) {
+                self.eject(address, host, Reason::SlowCalls, round);
             }
         }
         for entry in self.ledger.values_mut().filter(|entry| entry.ejected.is_none()) {

@@ -9,6 +9,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -22,6 +23,7 @@ pub struct Host {
     gateway_errors_in_a_row: AtomicU32,
     requests: AtomicU32,
     failures: AtomicU32,
+    slow: AtomicU32,
     /// `generation << 4 | reached << 3 | gate`; a generation for each change, so that a probe is never taken for another.
     gate: AtomicU64,
 }
@@ -51,6 +53,7 @@ pub struct Probe(u64);
 pub struct Alarm {
     errors: u32,
     gateway_errors: u32,
+    slow_call: Option<Duration>,
     bell: Arc<Notify>,
 }
 
@@ -59,6 +62,7 @@ pub struct Alarm {
 pub(super) struct Tally {
     pub(super) requests: u32,
     pub(super) failures: u32,
+    pub(super) slow: u32,
 }
 
 const REACHED: u64 = 1 << 3;
@@ -68,7 +72,7 @@ impl Alarm {
     #[must_use]
     pub fn new(config: &OutlierDetection) -> Self {
         let (errors, gateway_errors) = (config.consecutive_5xx, config.consecutive_gateway_errors);
-        Self { errors, gateway_errors, bell: Arc::new(Notify::new()) }
+        Self { errors, gateway_errors, slow_call: config.slow_call, bell: Arc::new(Notify::new()) }
     }
 
     /// Waits until it rings, or returns at once if it has since the last time.
@@ -82,6 +86,14 @@ impl Alarm {
 }
 
 impl Host {
+    /// Counts a request that is over and took so long.
+    pub fn record_timed(&self, class: Class, took: Duration, alarm: &Alarm) {
+        if class != Class::Ignored && alarm.slow_call.is_some_and(|limit| took >= limit) {
+            self.slow.fetch_add(1, Relaxed);
+        }
+        self.record(class, alarm);
+    }
+
     /// Counts a request that is over.
     pub fn record(&self, class: Class, alarm: &Alarm) {
         if class == Class::Ignored {
@@ -175,10 +187,10 @@ impl Host {
     }
 
     pub(super) fn take_tally(&self) -> Tally {
-        // Failures first: a request that is counted in between must not make more failures than requests.
-        let failures = self.failures.swap(0, Relaxed);
+        // These first: a request that is counted in between must not make more failures than requests.
+        let (failures, slow) = (self.failures.swap(0, Relaxed), self.slow.swap(0, Relaxed));
         let requests = self.requests.swap(0, Relaxed);
-        Tally { requests, failures: failures.min(requests) }
+        Tally { requests, failures: failures.min(requests), slow: slow.min(requests) }
     }
 
     /// Forgets all that was counted.

@@ -9,7 +9,7 @@
 //!    error is, [`classify`](crate::classify) says; 429 is none, and ends no row.
 //! 2. **Every interval**, where at least `min_hosts` endpoints had enough requests: ejected is one whose success rate is
 //!    more than `success_rate_stdev_factor` standard deviations below the mean, or whose share of failures reaches
-//!    `failure_percentage`. Here 429 and `RESOURCE_EXHAUSTED` count as failures.
+//!    `failure_percentage`, or that of requests that took `slow_call` or longer `slow_call_rate`. Here 429 and `RESOURCE_EXHAUSTED` count as failures.
 //! 3. **Never more** than `max_ejection_percent` of the endpoints are ejected at a time, rounded down, or one if
 //!    `always_eject_one`. Where endpoints leave so that it would be more, the first to return return at once.
 //! 4. **For how long**: `base_ejection` times how often it was ejected, up to `max_ejection`, and up to `ejection_jitter`

@@ -120,6 +120,24 @@ fn gateway_errors_in_a_row_eject_where_that_is_asked_for() {
 }
 
 #[test]
+fn an_endpoint_that_is_slow_too_often_is_ejected() {
+    let second = Duration::from_secs(1);
+    for (slow_call, slow, out) in [(Some(second), 25, 1), (Some(second), 24, 0), (None, 50, 0)] {
+        let mut line = Line::new(5, OutlierDetection { slow_call, ..exact() });
+        for host in &line.hosts {
+            (0..50).for_each(|_| host.record_timed(Class::Success, second / 2, &line.alarm));
+            (0..50).for_each(|_| host.record_timed(Class::Ignored, second, &line.alarm));
+        }
+        line.wait(10);
+        for (n, host) in line.hosts.iter().enumerate() {
+            let slow = if n == 0 { slow } else { 0 };
+            (0..50).for_each(|done| host.record_timed(Class::Success, second * u32::from(done < slow), &line.alarm));
+        }
+        assert_eq!(reasons(&line.wait(10)), vec![Reason::SlowCalls; out], "{slow_call:?} {slow}");
+    }
+}
+
+#[test]
 fn an_ejection_ends_with_one_probe() {
     let mut line = Line::new(3, exact());
     line.record(0, Class::ServerError, 5);

@@ -58,19 +58,18 @@ impl<'a, 'b> Filters<'a, 'b> {
         self.rates.into()
     }
 
-    /// A rule's filters and its deadline around its backends. `deadline` is none if there is nothing to keep to, and holds
-    /// none if only the request itself can tell.
+    /// A rule's filters and its deadline around its backends. `rewrites` says whether a filter may change the URI.
     pub(super) fn around_rule(
         &mut self,
         filters: &[Filter],
         backends: Local,
-        deadline: Option<Option<Duration>>,
+        deadline: Option<Duration>,
         rewrites: bool,
     ) -> Result<Local, BuildError> {
         let cors = |filter: &Filter| matches!(filter, Filter::Cors(_));
         let mut stack = self.around(None, filters, backends, |filter| !cors(filter))?;
         if let Some(limit) = deadline {
-            let layer = DeadlineLayer::server(limit.unwrap_or(Duration::MAX)).until_head();
+            let layer = DeadlineLayer::server(limit).until_head();
             stack = Local::new(layer.layer(stack));
         }
         if rewrites {

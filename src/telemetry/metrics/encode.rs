@@ -72,11 +72,12 @@ fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     }
 
     type Counter = (&'static str, &'static str, Option<Unit>, fn(&Series) -> &AtomicU64);
-    let counters: [Counter; 4] = [
+    let counters: [Counter; 5] = [
         ("portcullis_request", "Bytes read of the bodies of requests", Some(Unit::Bytes), |s| &s.request_bytes),
         ("portcullis_response", "Bytes handed on of the bodies of responses", Some(Unit::Bytes), |s| &s.response_bytes),
         ("portcullis_upstream_attempts", "Times a request was sent to an endpoint", None, |s| &s.attempts),
         ("portcullis_upstream_retries", "Attempts after the first of a request", None, |s| &s.retries),
+        ("portcullis_upstream_hedges", "Attempts beside one that was slow", None, |s| &s.hedges),
     ];
     for (name, help, unit, counter) in counters {
         let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;

@@ -7,7 +7,8 @@
 //! | `portcullis_request_bytes_total` | counter | bytes | `route`, `upstream` | of requests' bodies, read |
 //! | `portcullis_response_bytes_total` | counter | bytes | `route`, `upstream` | of responses' bodies, handed to the server |
 //! | `portcullis_upstream_attempts_total` | counter | | `route`, `upstream` | times a request was sent, or tried to be sent, to an endpoint |
-//! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream` | attempts after a request's first |
+//! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream` | attempts after a request's first, but for hedges |
+//! | `portcullis_upstream_hedges_total` | counter | | `route`, `upstream` | attempts beside one that was slow |
 //! | `portcullis_requests_in_flight` | gauge | | | requests that began and did not end |
 //! | `portcullis_upstream_endpoints` | gauge | | `upstream` | endpoints known |
 //! | `portcullis_upstream_endpoints_available` | gauge | | `upstream` | endpoints that may be tried |

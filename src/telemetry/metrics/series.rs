@@ -29,6 +29,7 @@ pub(super) struct Series {
     pub(super) response_bytes: AtomicU64,
     pub(super) attempts: AtomicU64,
     pub(super) retries: AtomicU64,
+    pub(super) hedges: AtomicU64,
 }
 
 impl Series {
@@ -41,6 +42,7 @@ impl Series {
             response_bytes: AtomicU64::default(),
             attempts: AtomicU64::default(),
             retries: AtomicU64::default(),
+            hedges: AtomicU64::default(),
         }
     }
 
@@ -60,7 +62,8 @@ impl Series {
             (&self.request_bytes, record.request_bytes),
             (&self.response_bytes, finished.response_bytes),
             (&self.attempts, record.attempts.into()),
-            (&self.retries, record.attempts.saturating_sub(1).into()),
+            (&self.retries, record.attempts.saturating_sub(record.hedges.saturating_add(1)).into()),
+            (&self.hedges, record.hedges.into()),
         ] {
             if more > 0 {
                 counter.fetch_add(more, Relaxed);
