@@ -103,14 +103,7 @@ impl Class {
     /// error, for there was no answer.
     #[must_use]
     pub fn of_error<E: 'static>(error: &E) -> Self {
-        let error: &dyn Any = error;
-        let error: Option<&(dyn StdError + 'static)> =
-            match (error.downcast_ref::<Error>(), error.downcast_ref::<BoxError>()) {
-                (Some(error), _) => Some(error),
-                (_, Some(error)) => Some(error.as_ref()),
-                _ => None,
-            };
-        error.and_then(outcome_of).map_or(Self::GatewayError, Self::of_outcome)
+        outcome_in(error).map_or(Self::GatewayError, Self::of_outcome)
     }
 
     /// At the end of a body whose head and trailers said this so far.
@@ -145,6 +138,18 @@ impl Class {
     pub const fn is_error(self) -> bool {
         matches!(self, Self::ServerError | Self::GatewayError)
     }
+}
+
+/// The outcome of the [`Error`] that this is, or that caused it.
+pub(crate) fn outcome_in<E: 'static>(error: &E) -> Option<Outcome> {
+    let error: &dyn Any = error;
+    let error: Option<&(dyn StdError + 'static)> =
+        match (error.downcast_ref::<Error>(), error.downcast_ref::<BoxError>()) {
+            (Some(error), _) => Some(error),
+            (_, Some(error)) => Some(error.as_ref()),
+            _ => None,
+        };
+    error.and_then(outcome_of)
 }
 
 #[cfg(test)]

@@ -188,6 +188,15 @@ impl<'a, E> Choosing<'a, '_, E> {
         }
     }
 
+    /// The same for an endpoint that the request asks for: only as long as it does well.
+    pub(super) fn admit_wanted(&self, index: usize) -> Option<Trial> {
+        match self.set.slots.get(index)?.endpoint.availability_at(self.millis) {
+            Availability::Available => self.admit(index),
+            Availability::Due if !self.panicking => self.admit(index),
+            _ => None,
+        }
+    }
+
     /// Draws by a weight that is still growing.
     fn is_warm_enough(&mut self, index: usize) -> bool {
         !self.warming || self.set.slots.get(index).is_some_and(|slot| self.pick.rng.f32() < self.warmth(slot))

@@ -16,6 +16,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    affinity::Affinity,
     availability::{Availability, Marking},
     load::Load,
 };
@@ -27,6 +28,7 @@ use crate::outlier::{Alarm, Gate, Host};
 /// the set never moves a request to another endpoint or forgets what is in flight.
 pub struct Endpoint<E> {
     address: SocketAddr,
+    id: u64,
     /// When it joined a set that was already serving; `None` for the first ones, which have nobody to learn from.
     joined: Option<Instant>,
     healthy: AtomicBool,
@@ -72,13 +74,20 @@ impl Shared {
 impl<E> Endpoint<E> {
     pub(super) fn new(address: SocketAddr, joined: Option<Instant>, shared: Arc<Shared>, payload: E) -> Self {
         let (healthy, marking, load) = (AtomicBool::new(true), Marking::default(), Load::default());
-        Self { address, joined, healthy, outlier: Host::default(), marking, load, shared, payload }
+        let id = Affinity::id(address);
+        Self { address, id, joined, healthy, outlier: Host::default(), marking, load, shared, payload }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What stands for it in sessions: see [`Affinity::id`].
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// What the caller keeps for it.

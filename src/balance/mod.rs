@@ -30,6 +30,7 @@
 //! # Example
 //! See [`EndpointSet`].
 
+mod affinity;
 mod attempt;
 mod availability;
 mod choose;
@@ -46,9 +47,9 @@ mod weighted;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "sessions will read cookies")]
 pub(crate) use self::hash::{RequestKey, cookies};
 pub use self::{
+    affinity::Affinity,
     attempt::{Attempt, is_failure},
     availability::Availability,
     endpoint::Endpoint,

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, Terms},
+    attempt::{Attempt, Terms, Trial},
     choose::{Choosing, Picker},
     endpoint::{Endpoint, Shared},
     policy::Balancer,
@@ -200,18 +200,34 @@ impl<E> EndpointSet<E> {
     /// An endpoint that is due for a probe and comes its way is chosen whatever its load.
     #[must_use]
     pub fn pick(&self, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
+        let (index, trial) = self.choosing(pick).choose()?;
+        self.begin(index, trial, pick)
+    }
+
+    /// Begins an attempt at the endpoint of this [id](super::Affinity::id), whatever its weight and its load: `None` where
+    /// there is none, where this request has tried it, and where it is out, also when so many are that all are used.
+    #[must_use]
+    pub fn pick_wanted(&self, id: u64, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
+        let index = self.slots.iter().position(|slot| slot.endpoint.id() == id)?;
+        let trial = self.choosing(pick).admit_wanted(index)?;
+        self.begin(index, trial, pick)
+    }
+
+    fn choosing<'a, 'b>(&'a self, pick: &'a mut Pick<'b>) -> Choosing<'a, 'b, E> {
         let usable = self.usable();
         let (now, millis) = (pick.now, self.shared.millis(pick.now));
-        let choosing = Choosing {
+        Choosing {
             set: self,
             millis,
             usable,
             panicking: self.panics_with(usable),
             warming: self.warm_at.is_some_and(|warm_at| now < warm_at),
             pick,
-        };
-        let (index, trial) = choosing.choose()?;
-        let jitter = pick.rng.f32();
+        }
+    }
+
+    fn begin(&self, index: usize, trial: Trial, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
+        let (now, jitter) = (pick.now, pick.rng.f32());
         let terms = Terms { penalty: self.balancer.penalty, jitter, counted: self.balancer.counts() };
         Some(Attempt::begin(self.slots.get(index)?.endpoint.clone(), trial, now, terms))
     }

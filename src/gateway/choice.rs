@@ -8,18 +8,23 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
-use http::{Response, request::Parts};
+use http::{HeaderValue, Response, request::Parts};
 use pin_project::pin_project;
-use thiserror::Error;
 
 use crate::{
-    Body, Error,
-    balance::{RequestKey, WeightedChoice},
-    config::{self, HashKey, Split},
+    Body, Error, Outcome,
+    balance::{Affinity, RequestKey, WeightedChoice, stable_hash},
+    config::{self, BackendRef, Split},
+    connection::ConnectionInfo,
     exchange::Exchange,
-    split::{Cohort, StableChoice},
+    split::{
+        Cohort, InvalidSplit, RolloutHandle, SessionToken, Sessions, StableChoice, key_of, member,
+        rollout::{Observation, Side},
+        tell,
+    },
 };
 
 /// Which of a rule's backends requests go to.
@@ -28,7 +33,10 @@ pub(super) struct Choice {
     only: Option<usize>,
     by: By,
     arms: Box<[Arm]>,
+    /// For each [stage](RolloutHandle::stage) of the rollout; one where there is none.
     shares: Box<[Shares]>,
+    sessions: Option<Arc<Sessions>>,
+    rollout: Option<RolloutHandle>,
 }
 
 /// A backend that was chosen.
@@ -43,7 +51,21 @@ pub(super) struct Chosen<'a> {
 }
 
 /// Who waits for the answer to one request. Dropped unanswered, the request was cancelled.
-pub(super) struct Watch {}
+pub(super) struct Watch {
+    session: Option<Session>,
+    observation: Option<Observation>,
+}
+
+/// A request of a rule that has sessions.
+struct Session {
+    sessions: Arc<Sessions>,
+    /// What the client has said, if that still holds.
+    known: Option<SessionToken>,
+    backend: u64,
+    affinity: Affinity,
+    cookie: usize,
+    secure: bool,
+}
 
 /// The future of a request to a backend, with who waits for its answer.
 #[pin_project]
@@ -52,15 +74,6 @@ pub(super) struct Watched<F> {
     inner: F,
     watch: Option<Box<Watch>>,
     cohort: Option<Cohort>,
-}
-
-/// Why a rule's split cannot be served.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum InvalidSplit {
-    /// A header field's name is none.
-    #[error("`{0}` is not a valid header field name: use letters, digits and `-`")]
-    Header(String),
 }
 
 enum By {
@@ -72,6 +85,12 @@ enum By {
 /// What is known of one backend.
 struct Arm {
     cohort: Option<Cohort>,
+    /// What tells other processes of the cohort.
+    member: Option<HeaderValue>,
+    /// The hash of its name, for sessions.
+    id: u64,
+    valid: bool,
+    side: Side,
 }
 
 /// The shares of the backends.
@@ -83,11 +102,11 @@ struct Shares {
 
 impl Choice {
     /// Of the rule at `index` of `route`. What `previous`, the same rule's before the configuration changed, has of state is
-    /// taken over where it still fits.
+    /// taken over where it still fits: turns go on, and a rollout whose configuration stays is where it was.
     pub(super) fn new(
         rule: &config::Rule,
         route: &Arc<str>,
-        _index: usize,
+        index: usize,
         previous: Option<&Self>,
     ) -> Result<Self, InvalidSplit> {
         let by = match &rule.split {
@@ -95,24 +114,50 @@ impl Choice {
             Split::By(key) => By::Key(key_of(key)?),
             Split::Cohort => By::Cohort,
         };
+        let sides = sides(rule)?;
         let several = rule.backends.len() > 1;
-        let names = || rule.backends.iter().map(|backend| backend.cohort.as_ref().unwrap_or(&backend.name).as_str());
-        let arms = rule.backends.iter().zip(names()).map(|(backend, name)| Arm {
-            cohort: (several || backend.cohort.is_some()).then(|| Cohort::new(route.clone(), name)),
+        let arms = rule.backends.iter().zip(&sides).map(|(backend, side)| {
+            let named = backend.cohort.is_some();
+            let cohort = (several || named).then(|| Cohort::new(route.clone(), cohort_of(backend)));
+            Arm {
+                member: cohort.as_ref().filter(|_| named).and_then(member),
+                cohort,
+                id: stable_hash(backend.name.as_bytes()),
+                valid: backend.invalid.is_none(),
+                side: *side,
+            }
         });
         let arms: Box<[_]> = arms.collect();
-        let weights: Box<[u32]> = rule.backends.iter().map(|backend| backend.weight).collect();
-        let kept = previous.and_then(|previous| previous.shares.iter().find(|shares| shares.weights == weights));
-        let shares = Shares {
-            turns: kept.map_or_else(|| WeightedChoice::new(weights.iter().copied()), |kept| kept.turns.clone()),
-            stable: matches!(by, By::Key(_)).then(|| StableChoice::new(names().zip(weights.iter().copied()))),
-            weights,
+        let rollout = match &rule.rollout {
+            None => None,
+            Some(config) => {
+                let kept = previous.and_then(|previous| previous.rollout.as_ref());
+                let kept = kept.filter(|kept| kept.config() == config).cloned();
+                Some(kept.map_or_else(|| RolloutHandle::new(route.clone(), index, config.clone()), Ok)?)
+            }
         };
-        let only = match (&*arms, &*shares.weights) {
-            ([Arm { cohort: None }], [weight]) if *weight > 0 => Some(0),
+        let shares = |weights: Box<[u32]>| {
+            let same = |shares: &&Shares| shares.weights == weights;
+            let kept = previous.and_then(|previous| previous.shares.iter().find(same));
+            let names = rule.backends.iter().map(cohort_of);
+            Shares {
+                turns: kept.map_or_else(|| WeightedChoice::new(weights.iter().copied()), |kept| kept.turns.clone()),
+                stable: matches!(by, By::Key(_)).then(|| StableChoice::new(names.zip(weights.iter().copied()))),
+                weights,
+            }
+        };
+        let weights: Box<[u32]> = rule.backends.iter().map(|backend| backend.weight).collect();
+        let shares: Box<[_]> = match &rollout {
+            None => [shares(weights)].into(),
+            Some(rollout) => rollout.shares().map(|share| shares(shifted(&weights, &sides, share))).collect(),
+        };
+        let sessions = rule.session.as_ref().map(|config| Sessions::new(config, &rule.matches));
+        let sessions = sessions.transpose()?.map(Arc::new);
+        let only = match (&*rule.backends, &*arms) {
+            ([backend], [Arm { cohort: None, .. }]) if backend.weight > 0 && sessions.is_none() => Some(0),
             _ => None,
         };
-        Ok(Self { only, by, arms, shares: Box::new([shares]) })
+        Ok(Self { only, by, arms, shares, sessions, rollout })
     }
 
     /// The backend for this request; none if no backend has any weight. To be asked once a request, before its path is
@@ -121,18 +166,55 @@ impl Choice {
         if let Some(index) = self.only {
             return Some(Chosen { index, cohort: None, watch: None });
         }
-        let index = self.shared_out(parts)?;
-        let cohort = self.arms.get(index)?.cohort.as_ref();
-        if let Some(cohort) = cohort
+        let known = self.sessions.as_ref().and_then(|sessions| self.session(sessions, parts));
+        let index = match known {
+            Some((index, _)) => index,
+            None => self.shared_out(parts)?,
+        };
+        let arm = self.arms.get(index)?;
+        if let Some(cohort) = &arm.cohort
             && let Some(exchange) = Exchange::of(&parts.extensions)
         {
             exchange.update(|record| record.cohort = Some(cohort.shared_name().clone()));
         }
-        Some(Chosen { index, cohort, watch: None })
+        if let Some(member) = &arm.member {
+            tell(&mut parts.headers, Some(member.clone()));
+        }
+        let session = self.sessions.as_ref().map(|sessions| {
+            let known = known.map(|(_, token)| token);
+            let affinity = Affinity::new(known.and_then(|token| token.endpoint));
+            parts.extensions.insert(affinity.clone());
+            Session {
+                sessions: sessions.clone(),
+                known,
+                backend: arm.id,
+                affinity,
+                cookie: sessions.cookie(parts.uri.path()),
+                secure: is_secure(parts),
+            }
+        });
+        let observation = self.rollout.as_ref().map(|rollout| Observation::begin(rollout.clone(), arm.side));
+        let watched = session.is_some() || observation.is_some();
+        let watch = watched.then(|| Box::new(Watch { session, observation }));
+        Some(Chosen { index, cohort: arm.cohort.as_ref(), watch })
+    }
+
+    /// The rule's rollout, to be watched and steered.
+    pub(super) fn rollout(&self) -> Option<&RolloutHandle> {
+        self.rollout.as_ref()
+    }
+
+    /// The backend of the request's session: one that may be used, and that was not taken back.
+    fn session(&self, sessions: &Sessions, parts: &Parts) -> Option<(usize, SessionToken)> {
+        let token = sessions.read(&parts.headers, wall())?;
+        let index = self.arms.iter().position(|arm| arm.id == token.backend && arm.valid)?;
+        let taken_back = self.arms.get(index)?.side == Side::Canary
+            && self.rollout.as_ref().is_some_and(|rollout| rollout.share() == 0);
+        (!taken_back).then_some((index, token))
     }
 
     fn shared_out(&self, parts: &Parts) -> Option<usize> {
-        let shares = self.shares.first()?;
+        let shares = self.shares.get(self.rollout.as_ref().map_or(0, RolloutHandle::stage))?;
         let chosen = match &self.by {
             By::Turns => None,
             By::Key(key) => {
@@ -151,10 +233,37 @@ impl Choice {
 
 impl Watch {
     /// There is an answer: its head may be added to, and its body is watched to its end.
-    pub(super) fn answered(self: Box<Self>, _response: &mut Response<Body>) {}
+    pub(super) fn answered(self: Box<Self>, response: &mut Response<Body>) {
+        let Self { session, observation } = *self;
+        if let Some(session) = session {
+            session.tell(response);
+        }
+        if let Some(observation) = observation {
+            observation.answered(response);
+        }
+    }
 
     /// There is none.
-    pub(super) fn failed(self: Box<Self>, _error: &Error) {}
+    pub(super) fn failed(self: Box<Self>, error: &Error) {
+        if let Some(observation) = self.observation {
+            observation.failed(Some(error.outcome()));
+        }
+    }
+}
+
+impl Session {
+    fn tell(&self, response: &mut Response<Body>) {
+        let endpoint = self.affinity.answerer();
+        // What a layer of ours answers begins no session.
+        let refused = response.extensions().get::<Outcome>().is_some_and(|told| *told != Outcome::Completed);
+        if refused && endpoint.is_none() {
+            return;
+        }
+        let wall = wall();
+        if let Some(token) = self.sessions.next(self.known, self.backend, endpoint, wall) {
+            self.sessions.write(&token, self.cookie, self.secure, wall, response.headers_mut());
+        }
+    }
 }
 
 impl<F> Watched<F> {
@@ -196,9 +305,66 @@ where
     }
 }
 
-fn key_of(key: &HashKey) -> Result<RequestKey, InvalidSplit> {
-    RequestKey::new(key).map_err(|_| match key {
-        HashKey::Header(name) => InvalidSplit::Header(name.clone()),
-        _ => InvalidSplit::Header(String::new()),
-    })
+/// What a backend's requests are called, and what it is known by where users stay.
+fn cohort_of(backend: &BackendRef) -> &str {
+    backend.cohort.as_ref().unwrap_or(&backend.name)
+}
+
+/// Which backends are the canary's: those that have its name, else those of the cohort.
+fn sides(rule: &config::Rule) -> Result<Vec<Side>, InvalidSplit> {
+    let Some(rollout) = &rule.rollout else { return Ok(vec![Side::Stable; rule.backends.len()]) };
+    let named = rule.backends.iter().any(|backend| backend.name == rollout.canary);
+    let is_canary = |backend: &BackendRef| {
+        if named { backend.name == rollout.canary } else { cohort_of(backend) == rollout.canary }
+    };
+    let side = |backend| if is_canary(backend) { Side::Canary } else { Side::Stable };
+    let sides: Vec<_> = rule.backends.iter().map(side).collect();
+    if !sides.contains(&Side::Canary) {
+        return Err(InvalidSplit::UnknownCanary(rollout.canary.clone()));
+    }
+    if !rule.backends.iter().any(|backend| backend.weight > 0 && !is_canary(backend)) {
+        return Err(InvalidSplit::NoStable(rollout.canary.clone()));
+    }
+    Ok(sides)
+}
+
+/// The weights with `share` percent of them for the canary. Several canaries share it by their weights, or evenly if
+/// those are none.
+fn shifted(weights: &[u32], sides: &[Side], share: u8) -> Box<[u32]> {
+    let sum = |side| -> u128 {
+        weights.iter().zip(sides).filter(|(_, one)| **one == side).map(|(weight, _)| u128::from(*weight)).sum()
+    };
+    let (stable, canary) = (sum(Side::Stable), sum(Side::Canary));
+    let canaries = sides.iter().filter(|side| **side == Side::Canary).count() as u128;
+    let share = u128::from(share.min(100));
+    let wide = weights.iter().zip(sides).map(|(weight, side)| match (side, canary) {
+        (Side::Stable, 0) => u128::from(*weight) * (100 - share) * canaries,
+        (Side::Stable, _) => u128::from(*weight) * (100 - share) * canary,
+        (Side::Canary, 0) => stable * share,
+        (Side::Canary, _) => stable * share * u128::from(*weight),
+    });
+    let wide: Vec<u128> = wide.collect();
+    let divisor = wide.iter().copied().fold(0, greatest_common_divisor).max(1);
+    let greatest = wide.iter().copied().max().unwrap_or(0) / divisor;
+    // What does not fit loses its last digits, but nobody all of his share.
+    let scale = greatest.div_ceil(u32::MAX.into()).max(1);
+    let narrow = |weight: u128| u32::try_from((weight / divisor).div_ceil(scale)).unwrap_or(u32::MAX);
+    wide.into_iter().map(narrow).collect()
+}
+
+fn greatest_common_divisor(a: u128, b: u128) -> u128 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Whether the client came by HTTPS, as far as is known: the field is ours, or a trusted peer's.
+fn is_secure(parts: &Parts) -> bool {
+    match parts.headers.get("x-forwarded-proto") {
+        Some(proto) => proto.as_bytes().eq_ignore_ascii_case(b"https"),
+        None => parts.extensions.get::<ConnectionInfo>().is_some_and(|info| info.scheme() == "https"),
+    }
+}
+
+/// Seconds since 1970, for what other processes read.
+fn wall() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

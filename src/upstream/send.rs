@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent, Side,
-    balance::{Attempt, Pick, Tried},
+    balance::{Affinity, Attempt, Pick, Tried},
     breaker::{Circuit, watched},
     classify::Class,
     client::Pool,
@@ -50,6 +50,8 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
     let hash = endpoints.balancer().hash(request);
     let spare = Spare::of(request);
+    let affinity = Affinity::of(request.extensions()).cloned();
+    let wanted = affinity.as_ref().and_then(Affinity::wanted);
     // What a layer above has offered the request to, and after it what is tried here.
     let shared = Tried::of(request.extensions()).cloned();
     let mut tried: SmallVec<[SocketAddr; 4]> = shared.as_ref().map(Tried::addresses).unwrap_or_default();
@@ -61,7 +63,12 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         let pick = |tried: &[SocketAddr]| {
             endpoints.pick(&mut Pick { now: Instant::now(), rng: &mut fastrand::Rng::new(), hash, tried })
         };
-        let Some(attempt) = pick(&tried).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?)) else { break };
+        let wanted = wanted.and_then(|id| {
+            let mut pick = Pick { now: Instant::now(), rng: &mut fastrand::Rng::new(), hash, tried: &tried };
+            endpoints.pick_wanted(id, &mut pick)
+        });
+        let attempt = wanted.or_else(|| pick(&tried)).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?));
+        let Some(attempt) = attempt else { break };
         let address = attempt.endpoint().address();
         tried.push(address);
         if let Some(shared) = &shared {
@@ -75,7 +82,12 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         }
 
         let error = match one(&attempt, place, attempt_timeout).await {
-            Ok(response) => return Ok(answered(attempt, response)),
+            Ok(response) => {
+                if let Some(affinity) = &affinity {
+                    affinity.answered(address);
+                }
+                return Ok(answered(attempt, response));
+            }
             Err(error) => error,
         };
         tracing::debug!(upstream = upstream.name(), endpoint = %address, %error, "attempt failed");

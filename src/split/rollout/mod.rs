@@ -1,0 +1,52 @@
+//! A canary whose share grows while it does as well as what it replaces, and which is taken back when it does not.
+//!
+//! [`Machine`] is the decision, pure. [`RolloutHandle`] shares one between the requests that it judges and whoever watches
+//! or steers it. A gateway makes one of [`config::Rule::rollout`](crate::config::Rule::rollout); in code, [`Canary`] is a
+//! service over two others.
+//!
+//! # Rules
+//! 1. The canary gets the share of the first [step](crate::config::Rollout::steps), and of the next one when the step has
+//!    lasted for the interval, both sides have answered
+//!    [`min_requests`](crate::config::Rollout::min_requests), and the canary is *within its bounds*. After the last step it
+//!    is promoted: it gets everything, and is not judged any more.
+//! 2. **Bounds.** Its rate of failures is at most [`max_error_rate`](crate::config::Rollout::max_error_rate) points above the
+//!    stable one's. Of its successes at most 5 % take longer than [`max_latency`](crate::config::Rollout::max_latency) percent
+//!    of the stable one's 95th percentile, that is, its own 95th percentile is within them; less than a millisecond more
+//!    never counts. Latency is the time until the response's head, told apart to a twelfth.
+//! 3. **Taken back** it is as soon as it is *clearly* out of bounds, at any time of a step: after `min_requests`, where the
+//!    lower end of the 99.5 % confidence interval lies beyond the bound. For the difference of two rates that is Newcombe's
+//!    interval of Wilson scores; for the share of slow answers Wilson's own, against a 95th percentile that gives
+//!    the stable one's the same benefit of doubt. So 1 failure of 20 rolls nothing back and 2 of 20 do, where the stable one
+//!    has none and the bound is one point.
+//! 4. **In between**, out of bounds but not clearly, it stays at its share until more requests have told.
+//! 5. **A failure** is a 5xx, a 429, a gRPC status of that kind, an error of the leaf, and a canary that has no endpoint to
+//!    ask or is refused by its own limits. What the client is the cause of, cancellation above all, counts for neither side.
+//! 6. What is counted is of this step, and of one to two intervals at most; longer only while that is less than
+//!    `min_requests`.
+//! 7. Taken back, it stays at no share until its configuration changes, or [`restart`](RolloutHandle::restart) is called.
+//!
+//! # Caveats
+//! - Nothing happens without traffic: it is answers that are judged, and it is an answer that makes the next step.
+//! - A canary that never answers is judged by its time-outs: it needs one, and clients who are more patient.
+//! - Judging after every request is looking many times: the odds that a canary as good as the stable one is taken back by
+//!   bad luck are above 0.5 % for a whole rollout, and still a few percent at most.
+//! - Each process judges by what it sees itself.
+//!
+//! # Logs
+//! Every change is an event of target `portcullis::rollout`: `INFO`, and `WARN` where the canary is taken back.
+
+mod handle;
+mod machine;
+mod observe;
+mod service;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::observe::Observation;
+pub use self::{
+    handle::{RolloutHandle, RolloutStatus},
+    machine::{Change, Machine, Phase, Reason},
+    service::{Canary, ResponseFuture},
+    stats::{Sample, Side, SideStatus},
+};
