@@ -19,6 +19,7 @@ use crate::{
     config::{self, BackendRef, Config, Conflicts, Endpoints},
     proxy::ForwardLayer,
     route::{RouteTable, TableError},
+    split::RolloutHandle,
     upstream::{self, Upstream},
 };
 
@@ -260,6 +261,11 @@ impl Snapshot {
                 serving.upstream.set_endpoints(endpoints);
             }
         }
+    }
+
+    /// The rollouts of its rules, with their routes' names.
+    pub(super) fn rollouts(&self) -> impl Iterator<Item = (&Arc<str>, &RolloutHandle)> {
+        self.kept.iter().filter_map(|((route, ..), rule)| Some((route, rule.backends.choice.as_ref()?.rollout()?)))
     }
 
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {

@@ -8,11 +8,19 @@
 //!
 //! 1. What is ambiguous is refused: a request without one valid host, a path without a normal form, `CONNECT`.
 //! 2. No rule: 404. A backend that is invalid, or no backend: 500, for its share of the rule's weights. A backend without
-//!    an endpoint that may be tried: 503. An upstream that fails: 502. One that is late: 504.
-//! 3. A backend named as a [local service](GatewayBuilder::local) is that service, whatever else has that name.
-//! 4. [`apply`](Gateway::apply) replaces everything at once: each request is served by one configuration from beginning to
+//!    an endpoint that may be tried: 503. An upstream that fails: 502; 503 if its rule has retries and they are used up. One
+//!    that is late: 504.
+//! 3. A request goes through what its rule asks for in this order, and its response back through the same: a CORS preflight
+//!    is answered; `timeouts.request`; what may turn it away (`allow`, `external_auth`, `rate_limit`, `fault`); the other
+//!    filters as they are written; the choice of a backend; that one's filters; retries; the backend's `fault`; what the
+//!    rules that lead to an upstream share (hedging, limits of concurrency).
+//! 4. A backend named as a [local service](GatewayBuilder::local) is that service, whatever else has that name.
+//! 5. [`apply`](Gateway::apply) replaces everything at once: each request is served by one configuration from beginning to
 //!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay
-//!    keep their connections and what their balancers know, also when their endpoints change.
+//!    keep their connections and what their balancers know, also when their endpoints change. So do budgets, quotas,
+//!    limits and rollouts keep their state while their own settings stay.
+//! 6. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
+//!    ([`Conflicts::Oldest`](crate::config::Conflicts)), answered 500 by itself.
 //!
 //! # Example
 //! ```
@@ -59,7 +67,6 @@ mod tests;
 pub use self::certificates::GatewayCertificates;
 pub use self::{
     builder::GatewayBuilder,
-    choice::InvalidSplit,
     compile::BuildError,
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,
@@ -90,7 +97,7 @@ use self::{
 use crate::telemetry::metrics::Metrics;
 use crate::{
     Body, BoxError, config::Config, forwarded::Forwarded, proxy::Tunnels, respond::Respond, route::path::InvalidPath,
-    telemetry::Telemetry, upstream::Upstream,
+    split::RolloutHandle, telemetry::Telemetry, upstream::Upstream,
 };
 
 /// A configuration compiled into one service. Clones share everything.
@@ -184,6 +191,14 @@ impl Gateway {
     #[must_use]
     pub fn upstreams(&self) -> Vec<Upstream> {
         self.shared.snapshot.load().upstreams().cloned().collect()
+    }
+
+    /// The rollouts that are under way or over, each with the name of its route, in no particular order: to be looked at
+    /// and steered.
+    #[must_use]
+    pub fn rollouts(&self) -> Vec<(Arc<str>, RolloutHandle)> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.rollouts().map(|(route, rollout)| (route.clone(), rollout.clone())).collect()
     }
 
     /// The upgraded connections that go through here. They outlive their requests: a server that drains has to wait for
