@@ -368,3 +368,7 @@ fn is_secure(parts: &Parts) -> bool {
 fn wall() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+#[path = "choice_tests.rs"]
+mod tests;

@@ -15,6 +15,7 @@ use super::{Finished, Interest, Recorder};
 /// | `status`, `grpc_status` | of the response |
 /// | `outcome` | [`Outcome`](crate::Outcome)'s name |
 /// | `route`, `upstream`, `endpoint`, `attempts` | who was to answer, and how often that was tried |
+/// | `cohort` | the [cohort](crate::split::Cohort) that a split put the request into |
 /// | `request_bytes`, `response_bytes` | of the bodies |
 /// | `duration_ms`, `head_ms` | milliseconds until the end, and until the response's head |
 /// | `client` | address as trusted forwarding fields tell it, else the connection's peer |
@@ -80,6 +81,7 @@ impl Recorder for AccessLog {
             outcome = finished.outcome.as_str(),
             route = record.route.as_deref(),
             upstream = record.upstream.as_deref(),
+            cohort = record.cohort.as_deref(),
             endpoint = record.endpoint.map(display),
             attempts = record.attempts,
             request_bytes = record.request_bytes,

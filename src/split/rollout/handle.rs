@@ -71,7 +71,8 @@ impl RolloutHandle {
         let machine = Machine::new(config.clone(), Instant::now())?;
         let stage = AtomicUsize::new(machine.phase().stage(config.steps.len()));
         let handle = Self(Arc::new(Shared { route: route.into(), rule, config, machine: Mutex::new(machine), stage }));
-        handle.log(handle.lock().phase(), handle.status().share, None);
+        let RolloutStatus { phase, share, .. } = handle.status();
+        handle.log(phase, share, None);
         Ok(handle)
     }
 

@@ -41,12 +41,18 @@ fn steps_follow_the_schedule_to_the_promotion() {
 fn without_enough_requests_of_both_there_is_no_step() {
     let start = Instant::now();
     let mut machine = Machine::new(Rollout::of("v2"), start).unwrap();
-    (0..19).for_each(|_| drop(machine.record(Side::Canary, well(), start + MINUTE)));
-    (0..50).for_each(|_| drop(machine.record(Side::Stable, well(), start + MINUTE)));
+    for _ in 0..19 {
+        machine.record(Side::Canary, well(), start + MINUTE);
+    }
+    for _ in 0..50 {
+        machine.record(Side::Stable, well(), start + MINUTE);
+    }
     assert_eq!(machine.share(), 1);
     machine.record(Side::Canary, well(), start + MINUTE);
     assert_eq!(machine.share(), 5);
-    (0..50).for_each(|_| drop(machine.record(Side::Canary, well(), start + 2 * MINUTE)));
+    for _ in 0..50 {
+        machine.record(Side::Canary, well(), start + 2 * MINUTE);
+    }
     assert_eq!(machine.share(), 5, "nothing to compare with");
 }
 
@@ -61,6 +67,9 @@ fn one_failure_waits_and_two_roll_back() {
     assert_eq!(machine.phase(), Phase::Step(0));
     both(&mut machine, 1, well(), start + MINUTE);
     assert_eq!(machine.phase(), Phase::Step(1), "one of a hundred is within");
+    for _ in 0..2000 {
+        machine.record(Side::Stable, well(), start + MINUTE);
+    }
     both(&mut machine, 18, well(), start + MINUTE);
     both(&mut machine, 2, Sample::Failure, start + MINUTE);
     assert_eq!(machine.phase(), Phase::RolledBack(Reason::Errors));
