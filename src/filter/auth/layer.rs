@@ -1,6 +1,8 @@
 use std::{fmt, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+#[cfg(feature = "grpc-auth")]
+use http::HeaderValue;
 use thiserror::Error;
 use tokio::time::Duration;
 use tower_layer::Layer;

@@ -130,7 +130,7 @@ async fn only_listed_fields_are_told_and_a_body_as_text_or_bytes() {
     assert_eq!((&*http.body, &http.raw_body[..], http.size), ("", &[0xff, 0][..], 2));
 }
 
-/// As `protoc --encode` writes them from Envoy's definitions: the numbers of the fields are theirs.
+/// The bytes are put together by hand from the numbers that Envoy's definitions give the fields.
 #[test]
 fn messages_are_on_the_wire_as_envoys_definitions_say() {
     let http = HttpRequest { id: "i".into(), size: 3, protocol: "p".into(), ..HttpRequest::default() };
