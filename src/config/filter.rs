@@ -165,7 +165,7 @@ pub struct ExternalAuth {
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum AuthProtocol {
-    /// By an HTTP request like the client's, without its body: 200 lets it go on, anything else is the answer.
+    /// By an HTTP request like the client's: 200 lets it go on, a redirection or refusal is the answer.
     Http {
         /// Put before the request's path.
         #[cfg_attr(feature = "yaml", serde(default))]
@@ -173,7 +173,8 @@ pub enum AuthProtocol {
         /// The request's fields that it gets to see, besides `Authorization` (and the method, host and path).
         #[cfg_attr(feature = "yaml", serde(default))]
         headers: Vec<String>,
-        /// The fields of its answer that are put into the request, when it lets it go on.
+        /// The fields of its answer that are put into the request in the place of the client's, when it lets it go on.
+        /// None means all that do not belong to the answer itself.
         #[cfg_attr(feature = "yaml", serde(default))]
         response_headers: Vec<String>,
     },

@@ -32,8 +32,10 @@ const SMALL: u64 = 16 * 1024;
 pub(super) enum Failure {
     #[error("the request's target does not fit behind the path prefix")]
     Target,
-    #[error("it was not answered in time")]
+    #[error("it did not answer in time")]
     Late,
+    #[error("the request's deadline has passed")]
+    NoTime,
     #[error("{0}")]
     Call(BoxError),
     #[error("its answer has the status {0}")]
@@ -43,6 +45,15 @@ pub(super) enum Failure {
     Grpc(crate::grpc::Code),
     #[error("its answer is not valid: {0}")]
     Invalid(&'static str),
+}
+
+impl Failure {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoTime => Outcome::DeadlineExceeded,
+            _ => Outcome::Forbidden,
+        }
+    }
 }
 
 /// What became of a request.
@@ -72,9 +83,10 @@ where
     }
 
     let now = Instant::now();
-    let limit = match Deadline::in_force(&parts.extensions) {
-        Some(deadline) => settings.timeout.min(deadline.left(now)),
-        None => settings.timeout,
+    let left = Deadline::in_force(&parts.extensions).map(|deadline| deadline.left(now));
+    let (limit, late) = match left.filter(|left| *left <= settings.timeout) {
+        Some(left) => (left, Failure::NoTime),
+        None => (settings.timeout, Failure::Late),
     };
     let question = match &settings.protocol {
         Protocol::Http(terms) => by_http::question(terms, &parts, &seen),
@@ -85,7 +97,7 @@ where
         Ok(question) => timeout(limit, ask(target, &settings.protocol, question)).await,
         Err(failure) => Ok(Err(failure)),
     };
-    let verdict = match asked.unwrap_or(Err(Failure::Late)) {
+    let verdict = match asked.unwrap_or(Err(late)) {
         Ok(Verdict::Allowed(changes)) => match changes.make(&mut parts) {
             Ok(()) => return Checked::Allowed(Request::from_parts(parts, body), changes),
             Err(_) => Err(Failure::Invalid("the query it asks for is none")),
@@ -100,7 +112,7 @@ where
         }
         Ok(None) => (refusal(Outcome::Forbidden, dialect), "denied by the authorization service".to_owned()),
         Err(failure) => {
-            (refusal(Outcome::Forbidden, dialect), format!("no verdict of the authorization service: {failure}"))
+            (refusal(failure.outcome(), dialect), format!("no verdict of the authorization service: {failure}"))
         }
     };
     tracing::debug!(detail, "request denied");

@@ -38,6 +38,7 @@ pub(super) fn is_copied_unasked(name: &HeaderName) -> bool {
 }
 
 /// Whether a field of the service's answer may become the response's.
+#[cfg(feature = "grpc-auth")]
 pub(super) fn is_passed(name: &HeaderName) -> bool {
     !is_of_the_hop(name)
 }

@@ -1,6 +1,8 @@
 use std::{fmt, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+#[cfg(feature = "grpc-auth")]
+use http::HeaderValue;
 use thiserror::Error;
 use tokio::time::Duration;
 use tower_layer::Layer;
@@ -107,8 +109,8 @@ impl<T> AuthLayer<T> {
         Ok(Self { target, settings: Settings { protocol, max_body, timeout: Duration::from_secs(10) } })
     }
 
-    /// How long the service may take to answer. Default 10 s (Envoy Gateway's for requests to it; Envoy's own is 200 ms). A
-    /// request's own deadline, where it comes first, counts as well.
+    /// How long the service may take to answer. Default 10 s, which leaves it time to ask an identity provider in turn;
+    /// Envoy's is 200 ms. A request's own deadline, where it comes first, counts as well.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self

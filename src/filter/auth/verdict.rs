@@ -27,6 +27,8 @@ pub(super) struct Changes {
 }
 
 /// A change to header fields.
+// By HTTP a service can say less.
+#[cfg_attr(not(feature = "grpc-auth"), allow(dead_code))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     Remove(HeaderName),
@@ -37,6 +39,8 @@ pub(super) enum Change {
 }
 
 /// A change to the query.
+// By HTTP a service can say less.
+#[cfg_attr(not(feature = "grpc-auth"), allow(dead_code))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum QueryChange {
     Remove(String),
@@ -53,7 +57,8 @@ impl Changes {
             change.make(&mut parts.headers);
         }
         if !self.query.is_empty() {
-            let query = self.query.iter().fold(parts.uri.query().unwrap_or_default().to_owned(), QueryChange::made);
+            let query = parts.uri.query().unwrap_or_default().to_owned();
+            let query = self.query.iter().fold(query, |query, change| change.made(&query));
             let separator = if query.is_empty() { "" } else { "?" };
             let target: PathAndQuery = format!("{}{separator}{query}", parts.uri.path()).parse()?;
             let mut uri = parts.uri.clone().into_parts();
@@ -99,14 +104,14 @@ impl Change {
 
 impl QueryChange {
     /// The query after it. What it does not touch stays byte for byte.
-    fn made(query: String, change: &Self) -> String {
-        let (Self::Remove(name) | Self::Set(name, _)) = change;
+    fn made(&self, query: &str) -> String {
+        let (Self::Remove(name) | Self::Set(name, _)) = self;
         let is_other = |pair: &&str| {
             let name_of = pair.split('=').next().unwrap_or_default().replace('+', " ");
             percent_decode_str(&name_of).ne(name.bytes())
         };
         let mut query = query.split('&').filter(|pair| !pair.is_empty()).filter(is_other).collect::<Vec<_>>().join("&");
-        if let Self::Set(name, value) = change {
+        if let Self::Set(name, value) = self {
             if !query.is_empty() {
                 query.push('&');
             }

@@ -91,7 +91,7 @@ pub(super) fn tee(body: Body, cap: usize, memory: &Arc<Memory>) -> (Body, Body, 
     let state = Mutex::default();
     let feed = Feed(Arc::new(Shared { state, memory: Arc::clone(memory), cap, over: Notify::new() }));
     let hint = body.size_hint();
-    let copy = Copy { feed: feed.clone(), hint: hint.clone(), read: 0, ended: false };
+    let copy = Copy { feed: feed.clone(), hint, read: 0, ended: false };
     let tee = Tee { source: body, feed: feed.clone(), left: hint.exact() };
     (Body::new(tee), Body::new(copy), feed)
 }

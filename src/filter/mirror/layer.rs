@@ -35,7 +35,7 @@ pub struct MirrorLayer<T> {
     share: Fraction,
     timeout: Duration,
     max_behind: usize,
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     permits: Permits,
     rng: Option<Arc<Mutex<fastrand::Rng>>>,
     tally: Arc<Tally>,

@@ -33,7 +33,8 @@ pub(super) fn of(parts: &Parts, body: &Body, seen: &Bytes, listed: &[HeaderName]
 }
 
 fn http(parts: &Parts, body: &Body, seen: &Bytes, listed: &[HeaderName]) -> HttpRequest {
-    let scheme = parts.extensions.get().map(ConnectionInfo::scheme).or(parts.uri.scheme_str()).unwrap_or("http");
+    let scheme =
+        parts.extensions.get().map(ConnectionInfo::scheme).or_else(|| parts.uri.scheme_str()).unwrap_or("http");
     let host = parts.headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
     let authority = || parts.uri.authority().map_or("", |authority| authority.as_str()).into();
     let (text, raw_body) = match str::from_utf8(seen) {

@@ -81,10 +81,6 @@ fn decide(answer: CheckResponse) -> Result<Verdict, Failure> {
     match answer.http {
         None if allowed => Ok(Verdict::Allowed(Changes::default())),
         Some(HttpAnswer::Allowed(details)) if allowed => mutations::changes(details).map(Verdict::Allowed),
-        // The status decides, and these details do not go with it.
-        Some(HttpAnswer::Denied(_) | HttpAnswer::Failed(_)) if allowed => {
-            Err(Failure::Invalid("it allows the request and says how it is denied"))
-        }
         Some(HttpAnswer::Denied(details) | HttpAnswer::Failed(details)) => mutations::denied(details),
         None | Some(HttpAnswer::Allowed(_)) => Ok(Verdict::Denied(None)),
     }
