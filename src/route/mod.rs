@@ -41,6 +41,7 @@
 //! ```
 
 mod builder;
+mod hosts;
 pub mod path;
 mod request;
 mod service;
@@ -50,6 +51,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::{hosts::HostMap, request::host};
 pub use self::{
     builder::{RouterBuilder, RouterError},
     request::{Condition, Unmet},
