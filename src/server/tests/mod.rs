@@ -55,6 +55,8 @@ fn shared(config: ServerConfig, drain: &Drain) -> Arc<Shared> {
         tls: None,
         #[cfg(feature = "proxy-protocol")]
         proxy: None,
+        own: true,
+        decide: None,
     })
 }
 
