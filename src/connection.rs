@@ -62,7 +62,7 @@ pub struct TlsInfo {
     pub version: Option<&'static str>,
     /// The cipher suite's standard name.
     pub cipher_suite: Option<&'static str>,
-    /// The client's certificates in DER, end entity first; empty when it presented none.
+    /// The client's certificates in DER, end entity first; empty when it presented none that was accepted.
     pub peer_certificates: Vec<Bytes>,
     /// Who the client is by its certificate, where that was asked for and verified.
     pub peer_identity: Option<Arc<PeerIdentity>>,

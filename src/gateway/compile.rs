@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -10,21 +11,24 @@ use std::{
 use thiserror::Error;
 use tower_layer::Layer;
 
-use super::local::{Local, Locals};
+use super::{
+    listeners::{CompileError, ListenerError, Listeners, Parts},
+    local::{Local, Locals},
+};
 #[cfg(feature = "tls")]
 use crate::tls::{CertificateError, CertificateSet};
 use crate::{
     balance::WeightedChoice,
     config::{self, BackendRef, Config, Endpoints},
     proxy::{Forward, ForwardLayer},
-    route::{RouteTable, TableError},
+    route::TableError,
     upstream::{self, Upstream},
 };
 
 /// Everything that serves one configuration; immutable.
 pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
-    pub(super) table: RouteTable<Rule>,
+    pub(super) listeners: Listeners,
     upstreams: HashMap<String, Serving>,
     #[cfg(feature = "tls")]
     pub(super) certificates: Arc<CertificateSet>,
@@ -71,6 +75,8 @@ pub(super) enum Target {
 pub(super) struct Compiler {
     locals: Locals,
     forward: ForwardLayer,
+    /// Where listeners without an address of their own listen.
+    bind: IpAddr,
 }
 
 /// Why a configuration cannot be served.
@@ -80,6 +86,9 @@ pub enum BuildError {
     /// Its routes do not make a table.
     #[error(transparent)]
     Routes(#[from] TableError),
+    /// Its listeners cannot be served.
+    #[error(transparent)]
+    Listeners(#[from] ListenerError),
     /// Two upstreams have one name.
     #[error("there are two upstreams named `{name}`: give each a name of its own")]
     DuplicateUpstream {
@@ -110,6 +119,15 @@ pub enum BuildError {
     Certificate(#[from] CertificateError),
 }
 
+impl From<CompileError> for BuildError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Listener(error) => error.into(),
+            CompileError::Table(error) => error.into(),
+        }
+    }
+}
+
 fn list(known: &[String]) -> String {
     match known {
         [] => String::new(),
@@ -118,28 +136,34 @@ fn list(known: &[String]) -> String {
 }
 
 impl Compiler {
-    pub(super) fn new(locals: Locals, forward: ForwardLayer) -> Self {
-        Self { locals, forward }
+    pub(super) fn new(locals: Locals, forward: ForwardLayer, bind: IpAddr) -> Self {
+        Self { locals, forward, bind }
     }
 
     /// Everything that can fail; what `previous` has and `config` keeps is taken over.
     pub(super) fn compile(&self, config: Config, previous: Option<&Snapshot>) -> Result<Snapshot, BuildError> {
         let upstreams = self.upstreams(&config, previous)?;
-        let mut rules = Vec::new();
-        for route in &config.routes {
-            for (index, rule) in route.rules.iter().enumerate() {
-                rules.push(self.rule(&upstreams, route, index, rule)?);
-            }
-        }
-        // The table asks for its targets in the order of the rules.
-        let mut rules = rules.into_iter();
-        let table =
-            RouteTable::compile(&config.routes, config.conflicts, |_, _| rules.next().unwrap_or_else(Rule::empty))?;
+        let rules = config.routes.iter().map(|route| {
+            let rules = route.rules.iter().enumerate();
+            rules.map(|(index, rule)| Ok(Arc::new(self.rule(&upstreams, route, index, rule)?))).collect()
+        });
+        let rules: Vec<Vec<Arc<Rule>>> = rules.collect::<Result<_, BuildError>>()?;
+        #[cfg(feature = "tls")]
+        let certificates = Arc::new(CertificateSet::new(&config.certificates)?);
+        let listeners = Listeners::compile(&Parts {
+            config: &config,
+            bind: self.bind,
+            rules: &rules,
+            upstream: &|name| upstreams.get(name).map(|serving| serving.upstream.clone()),
+            #[cfg(feature = "tls")]
+            certificates: &certificates,
+            previous: previous.map(|previous| (&previous.listeners, &*previous.config)),
+        })?;
         Ok(Snapshot {
-            table,
+            listeners,
             upstreams,
             #[cfg(feature = "tls")]
-            certificates: Arc::new(CertificateSet::new(&config.certificates)?),
+            certificates,
             config: Arc::new(config),
         })
     }
@@ -204,7 +228,7 @@ impl Compiler {
 }
 
 impl Rule {
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self { choice: WeightedChoice::new([]), backends: Vec::new(), timeouts: config::Timeouts::default().into() }
     }
 
@@ -256,7 +280,7 @@ impl From<config::Timeouts> for Timeouts {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
-            .field("rules", &self.table.len())
+            .field("rules", &self.listeners.len())
             .field("upstreams", &self.upstreams.len())
             .finish_non_exhaustive()
     }

@@ -51,7 +51,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::{hosts::HostMap, request::host};
+pub(crate) use self::{hosts::{HostMap, normal}, request::host};
 pub use self::{
     builder::{RouterBuilder, RouterError},
     request::{Condition, Unmet},

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::AsyncRead;
 
@@ -194,6 +193,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 

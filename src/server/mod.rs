@@ -46,6 +46,7 @@ mod wait;
 
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy_protocol::ProxyProtocol;
+pub(crate) use self::listening::Prepared;
 pub use self::{
     config::{MinimumRate, ServerConfig},
     decide::{Arrival, Decide, Decision, Stream, StreamHandler},
