@@ -34,15 +34,6 @@ pub struct Listener {
     pub invalid: Option<String>,
 }
 
-impl Listener {
-    /// HTTP for any host on this port, at the address that the program chose.
-    #[must_use]
-    pub fn new(name: impl Into<String>, port: u16) -> Self {
-        let (addresses, host, protocol) = (Vec::new(), Host::Any, ListenerProtocol::default());
-        Self { name: name.into(), addresses, port, host, protocol, invalid: None }
-    }
-}
-
 /// What a [`Listener`] speaks.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]

@@ -167,7 +167,7 @@ impl Gateway {
     ///
     /// # let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     /// # let (ip, port) = (free.ip(), free.port());
-    /// let public = Listener { addresses: vec![ip], ..Listener::new("public", port) };
+    /// let public = Listener { addresses: vec![ip], ..Listener::http("public", port) };
     /// let gateway = Gateway::builder(Config { listeners: vec![public], ..Config::default() }).build()?;
     /// let server = gateway.listen(Server::default().http("127.0.0.1:0"))?;
     /// assert_eq!(server.listening().addresses(), [free]);

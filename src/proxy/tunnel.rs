@@ -114,7 +114,12 @@ pub(crate) struct Copied {
 
 /// Copies both ways until both sides have ended, one end of two left open for the other's rest, or neither has said
 /// anything for `idle`. `copied` is right also when this is dropped.
-pub(crate) async fn join<C, U>(client: &mut C, upstream: &mut U, idle: Duration, copied: &mut Copied) -> io::Result<Ended>
+pub(crate) async fn join<C, U>(
+    client: &mut C,
+    upstream: &mut U,
+    idle: Duration,
+    copied: &mut Copied,
+) -> io::Result<Ended>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,

@@ -62,11 +62,7 @@ impl<T> HostMap<T> {
         self.any.as_ref().map_or(ControlFlow::Continue(()), visit)
     }
 
-    fn walk_wildcards<'t, R>(
-        &'t self,
-        name: &str,
-        visit: &mut impl FnMut(&'t T) -> ControlFlow<R>,
-    ) -> ControlFlow<R> {
+    fn walk_wildcards<'t, R>(&'t self, name: &str, visit: &mut impl FnMut(&'t T) -> ControlFlow<R>) -> ControlFlow<R> {
         let mut rest = name;
         let mut is_first_label = true;
         while let Some((label, suffix)) = rest.split_once('.') {
@@ -125,6 +121,8 @@ pub(crate) fn normal(host: &Host) -> Host {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -149,5 +147,53 @@ mod tests {
         }
         assert_eq!(map.len(), 6);
         assert_eq!(HostMap::<()>::default().find(Some("a")), None);
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        proptest::collection::vec("[ab]", 1..5).prop_map(|labels| labels.join("."))
+    }
+
+    fn host() -> impl Strategy<Value = Host> {
+        prop_oneof![
+            1 => Just(Host::Any),
+            3 => name().prop_map(Host::Exact),
+            3 => name().prop_map(Host::Wildcard),
+            3 => name().prop_map(Host::OneLabelWildcard),
+        ]
+    }
+
+    /// The order of hosts, told by looking at every one.
+    fn naive<'h>(hosts: &'h [Host], name: &str) -> Option<&'h Host> {
+        let exact = Host::Exact(name.to_owned());
+        let fitting = hosts.iter().filter(|host| host.intersection(&exact).is_some());
+        fitting.max_by_key(|host| match host {
+            Host::Any => (0, 0, 0),
+            Host::Wildcard(suffix) => (1, suffix.len(), 0),
+            Host::OneLabelWildcard(suffix) => (1, suffix.len(), 1),
+            Host::Exact(_) => (2, 0, 0),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_is_what_a_look_at_every_host_finds(
+            hosts in proptest::collection::vec(host(), 0..12),
+            name in name(),
+        ) {
+            let mut map = HostMap::default();
+            for host in &hosts {
+                map.entry(host, || host.clone());
+            }
+            prop_assert_eq!(map.find(Some(&name)), naive(&hosts, &name));
+        }
+
+        #[test]
+        fn a_name_fits_an_intersection_if_it_fits_both(one in host(), two in host(), name in name()) {
+            let name = Host::Exact(name);
+            let fits = |host: &Host| host.intersection(&name).is_some();
+            let both = one.intersection(&two);
+            prop_assert_eq!(both.as_ref().is_some_and(fits), fits(&one) && fits(&two));
+            prop_assert_eq!(both, two.intersection(&one));
+        }
     }
 }

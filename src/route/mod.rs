@@ -51,7 +51,6 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::{hosts::{HostMap, normal}, request::host};
 pub use self::{
     builder::{RouterBuilder, RouterError},
     request::{Condition, Unmet},
@@ -59,4 +58,8 @@ pub use self::{
     specificity::{HostRank, PathRank, Specificity, TieBreak},
     table::{Candidate, Explanation, Found, Place, RouteMatch, RouteTable, TableError, Verdict},
     target::{Target, TargetFuture},
+};
+pub(crate) use self::{
+    hosts::{HostMap, normal},
+    request::host,
 };

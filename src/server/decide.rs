@@ -10,9 +10,9 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ClientHello;
+use crate::connection::ConnectionInfo;
 #[cfg(feature = "tls")]
 use crate::tls::server::ServerTls;
-use crate::connection::ConnectionInfo;
 
 /// Decides what becomes of each connection of a [`Server`](super::Server): see [`Server::decide`](super::Server::decide).
 ///

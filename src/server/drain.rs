@@ -98,11 +98,8 @@ impl Drain {
     /// One that has not begun.
     #[must_use]
     pub fn new() -> Self {
-        let shared = Shared {
-            stage: AtomicU8::new(Stage::Running as u8),
-            table: Mutex::default(),
-            changed: Notify::new(),
-        };
+        let shared =
+            Shared { stage: AtomicU8::new(Stage::Running as u8), table: Mutex::default(), changed: Notify::new() };
         Self { shared: Arc::new(shared), branch: None }
     }
 

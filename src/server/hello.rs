@@ -100,7 +100,8 @@ fn parse(bytes: &[u8]) -> Parsed {
     let mut rest = bytes;
     loop {
         let Some((header, after)) = rest.split_at_checked(5) else {
-            let fits = rest.first().is_none_or(|&kind| kind == HANDSHAKE) && rest.get(1).is_none_or(|&major| major == 3);
+            let fits =
+                rest.first().is_none_or(|&kind| kind == HANDSHAKE) && rest.get(1).is_none_or(|&major| major == 3);
             return if fits { Parsed::Incomplete(bytes.len() + 5 - rest.len()) } else { Parsed::Malformed };
         };
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));

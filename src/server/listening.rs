@@ -76,9 +76,9 @@ impl Listening {
     /// # Errors
     /// When one of them cannot be bound, naming it; then nothing changes.
     pub fn replace(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> io::Result<()> {
-        let prepared = self.prepare(addresses).map_err(|(address, error)| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        })?;
+        let prepared = self
+            .prepare(addresses)
+            .map_err(|(address, error)| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
         prepared.commit();
         Ok(())
     }

@@ -44,9 +44,9 @@ mod state;
 mod tests;
 mod wait;
 
+pub(crate) use self::listening::Prepared;
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy_protocol::ProxyProtocol;
-pub(crate) use self::listening::Prepared;
 pub use self::{
     config::{MinimumRate, ServerConfig},
     decide::{Arrival, Decide, Decision, Stream, StreamHandler},
@@ -412,7 +412,10 @@ impl<S: connection::Serve> Serving<S> {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("config", &self.config).field("listeners", &self.listeners).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("config", &self.config)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,10 +6,7 @@ use foldhash::fast::RandomState;
 use http::Method;
 use thiserror::Error;
 
-use super::{
-    CompiledRule, Entry, RouteTable, RuleFacts,
-    index::HostIndex,
-};
+use super::{CompiledRule, Entry, RouteTable, RuleFacts, index::HostIndex};
 use crate::{
     config::{Conflicts, Host, Match, PathMatch, Route, ValueMatch},
     route::{

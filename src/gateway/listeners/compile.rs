@@ -1,173 +1,62 @@
-//! Who owns a request, or a connection: the listeners of a configuration, by address and by host.
+//! From the configuration to its listeners.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
-    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use http::{HeaderMap, Uri};
-use thiserror::Error;
-
-use super::{
-    compile::Rule,
-    streams::{self, StreamRule},
-};
+use super::{Domain, Family, Kind, ListenerError, Listeners, Place, Table};
 #[cfg(feature = "tls")]
 use crate::{
     config::{ClientValidationMode, Termination},
     tls::{CertificateError, CertificateSet, CertificateSource, ClientCertificates, ServerTls, Trust},
 };
 use crate::{
-    Error, Outcome,
     config::{Config, Conflicts, Host, Listener, ListenerProtocol, Route},
-    connection::ConnectionInfo,
-    route::{self, HostMap, RouteTable, TableError},
-    server::{Listening, Prepared},
+    gateway::{
+        compile::Rule,
+        streams::{self, StreamRule},
+    },
+    route::{self, HostMap, TableError},
     upstream::Upstream,
 };
 
-/// The rules of one listener. Several that have the same ones share a table.
-pub(super) type Table = RouteTable<Arc<Rule>>;
-
-/// The listeners of one configuration, and which rules each leads to.
-pub(super) struct Listeners {
-    places: HashMap<SocketAddr, Place, foldhash::fast::RandomState>,
-    /// The addresses to be bound, each with the listener that asked for it first.
-    names: BTreeMap<SocketAddr, String>,
-    /// Every route there is, for requests of which it is not known where they came in.
-    mounted: Arc<Table>,
-    /// The routes that are attached to nothing, for requests that came in where no listener is. None if there are none.
-    unattached: Option<Arc<Table>>,
-    #[cfg(feature = "tls")]
-    terminations: HashMap<String, ServerTls>,
-}
-
-/// An address with its listeners.
-pub(super) struct Place {
-    pub(super) family: Family,
-    pub(super) domains: HostMap<Arc<Domain>>,
-}
-
-/// What can share an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    Http,
-    /// HTTPS among it: told apart by SNI.
-    Tls,
-    Tcp,
-}
-
-/// What belongs to one host at an address.
-pub(super) struct Domain {
-    pub(super) kind: Kind,
-    pub(super) invalid: Option<Arc<str>>,
-}
-
-pub(super) enum Kind {
-    Http(Arc<Table>),
-    #[cfg(feature = "tls")]
-    Https(ServerTls, Arc<Table>),
-    #[cfg(feature = "tls")]
-    Tls(ServerTls, HostMap<Arc<StreamRule>>),
-    Passthrough(HostMap<Arc<StreamRule>>),
-    Tcp(Option<Arc<StreamRule>>),
-    /// Nothing, because it is invalid.
-    Nothing,
-}
-
-/// Why the listeners of a configuration cannot be served.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ListenerError {
-    /// Two have one name.
-    #[error("there are two listeners named `{name}`: give each a name of its own")]
-    Duplicate {
-        /// The name.
-        name: String,
-    },
-    /// A route is attached to a listener that there is not.
-    #[error("route `{route}`: there is no listener named `{listener}`")]
-    Unknown {
-        /// The route's name.
-        route: String,
-        /// The name that was not found.
-        listener: String,
-    },
-    /// A route is attached to a listener that does not lead to routes of its kind.
-    #[error("route `{route}`: listener `{listener}` does not lead to {kind}: attach it to another")]
-    WrongKind {
-        /// The route's name.
-        route: String,
-        /// The listener's name.
-        listener: String,
-        /// `routes` or `streams`.
-        kind: &'static str,
-    },
-    /// Two cannot share their address.
-    #[error("listeners `{first}` and `{second}` cannot share {address}: {why}")]
-    Conflict {
-        /// One.
-        first: String,
-        /// The other.
-        second: String,
-        /// Where.
-        address: SocketAddr,
-        /// What is in the way.
-        why: &'static str,
-    },
-    /// The backend of a stream names nothing.
-    #[error("stream `{route}`: there is no upstream named `{backend}`")]
-    UnknownBackend {
-        /// The stream route's name.
-        route: String,
-        /// The name that was not found.
-        backend: String,
-    },
-    /// Its certificates, or the authorities of its clients, are not usable.
-    #[cfg(feature = "tls")]
-    #[error("listener `{listener}`: {source}")]
-    Tls {
-        /// The listener's name.
-        listener: String,
-        /// What is wrong.
-        source: CertificateError,
-    },
-    /// TLS is to be ended, and the crate was built without it.
-    #[error("listener `{listener}` ends TLS: enable the feature `tls`")]
-    NoTls {
-        /// The listener's name.
-        listener: String,
-    },
-    /// Its address cannot be bound.
-    #[error("listener `{listener}`: cannot listen on {address}: {source}")]
-    Bind {
-        /// The listener's name.
-        listener: String,
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 /// What listeners are compiled from.
-pub(super) struct Parts<'a> {
-    pub(super) config: &'a Config,
+pub(in crate::gateway) struct Parts<'a> {
+    pub(in crate::gateway) config: &'a Config,
     /// Where those without an address of their own listen.
-    pub(super) bind: IpAddr,
+    pub(in crate::gateway) bind: IpAddr,
     /// Of each route.
-    pub(super) rules: &'a [Vec<Arc<Rule>>],
-    pub(super) upstream: &'a dyn Fn(&str) -> Option<Upstream>,
+    pub(in crate::gateway) rules: &'a [Vec<Arc<Rule>>],
+    pub(in crate::gateway) upstream: &'a dyn Fn(&str) -> Option<Upstream>,
     #[cfg(feature = "tls")]
-    pub(super) certificates: &'a Arc<CertificateSet>,
+    pub(in crate::gateway) certificates: &'a Arc<CertificateSet>,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "what is kept is TLS"))]
-    pub(super) previous: Option<(&'a Listeners, &'a Config)>,
+    pub(in crate::gateway) previous: Option<(&'a Listeners, &'a Config)>,
+}
+
+/// Why listeners, or the tables behind them, cannot be compiled.
+#[derive(Debug)]
+pub(in crate::gateway) enum CompileError {
+    Listener(ListenerError),
+    Table(TableError),
+}
+
+impl From<ListenerError> for CompileError {
+    fn from(error: ListenerError) -> Self {
+        Self::Listener(error)
+    }
+}
+
+impl From<TableError> for CompileError {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
+    }
 }
 
 impl Listeners {
-    pub(super) fn compile(parts: &Parts<'_>) -> Result<Self, CompileError> {
+    pub(in crate::gateway) fn compile(parts: &Parts<'_>) -> Result<Self, CompileError> {
         let config = parts.config;
         let attached = Attached::of(config)?;
         let mut tables = Tables { parts, made: HashMap::new() };
@@ -274,8 +163,11 @@ impl Listeners {
                 } else {
                     Arc::new(CertificateSet::new(&ends.certificates)?)
                 };
-                let tls =
-                    if is_https { ServerTls::new(Fixed(certificates)) } else { ServerTls::for_streams(Fixed(certificates)) };
+                let tls = if is_https {
+                    ServerTls::new(Fixed(certificates))
+                } else {
+                    ServerTls::for_streams(Fixed(certificates))
+                };
                 let tls = tls.map_err(CertificateError::NoProvider)?;
                 match &ends.client {
                     None => tls,
@@ -292,101 +184,6 @@ impl Listeners {
         };
         self.terminations.insert(listener.name.clone(), tls.clone());
         Ok(tls)
-    }
-
-    /// The rules for a request.
-    ///
-    /// 1. Of the listeners where it came in, the one whose host fits its own best has it, and only that one's routes see it.
-    /// 2. Over TLS, that must be the one whose host fits SNI best as well.
-    /// 3. On a listener of the program itself, the routes that are attached to nothing take what nobody has.
-    pub(super) fn table(
-        &self,
-        uri: &Uri,
-        headers: &HeaderMap,
-        connection: Option<&ConnectionInfo>,
-    ) -> Result<&Table, Error> {
-        let Some(connection) = connection else { return Ok(&self.mounted) };
-        let no_route = || Error::new(Outcome::NoRoute);
-        let Some(place) = self.place(connection) else {
-            return self.unattached.as_deref().ok_or_else(no_route);
-        };
-        let host = route::host(uri, headers);
-        let owner = place.domains.find(host.as_deref());
-        if let Some(tls) = connection.tls()
-            && tls.server_name.as_deref() != host.as_deref()
-            && !is_same(place.domains.find(tls.server_name.as_deref()), owner)
-        {
-            return Err(Error::new(Outcome::Misdirected).with_source("the TLS handshake was for another listener"));
-        }
-        let Some(owner) = owner else {
-            let unattached = self.unattached.as_deref().filter(|_| connection.is_of_own_listener());
-            return unattached.ok_or_else(no_route);
-        };
-        match &owner.kind {
-            Kind::Http(table) => Ok(table),
-            #[cfg(feature = "tls")]
-            Kind::Https(_, table) => Ok(table),
-            Kind::Nothing => {
-                let why = owner.invalid.as_deref().unwrap_or("its listener is invalid").to_owned();
-                Err(Error::new(Outcome::Internal).with_source(why))
-            }
-            _ => Err(no_route()),
-        }
-    }
-
-    /// The listeners where a connection came in.
-    pub(super) fn place(&self, connection: &ConnectionInfo) -> Option<&Place> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let local = connection.socket_local_addr();
-        let at = |ip: IpAddr| self.places.get(&SocketAddr::new(ip, local.port()));
-        let all = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
-        let [v4, v6] = all;
-        // A dual-stack socket shows IPv4 addresses as IPv6.
-        let ip = local.ip().to_canonical();
-        at(ip).or_else(|| at(v4).filter(|_| ip.is_ipv4())).or_else(|| at(v6))
-    }
-
-    /// Whether there are routes that are attached to no listener.
-    pub(super) fn has_unattached(&self) -> bool {
-        self.unattached.is_some()
-    }
-
-    /// Binds what is new.
-    pub(super) fn bind<'l>(&self, listening: &'l Listening) -> Result<Prepared<'l>, ListenerError> {
-        listening.prepare(self.names.keys().copied()).map_err(|(address, source)| {
-            let listener = self.names.get(&address).cloned().unwrap_or_default();
-            ListenerError::Bind { listener, address, source }
-        })
-    }
-
-    /// How many matches there are.
-    pub(super) fn len(&self) -> usize {
-        self.mounted.len()
-    }
-}
-
-fn is_same(one: Option<&Arc<Domain>>, two: Option<&Arc<Domain>>) -> bool {
-    one.map(Arc::as_ptr) == two.map(Arc::as_ptr)
-}
-
-/// Why listeners, or the tables behind them, cannot be compiled.
-#[derive(Debug)]
-pub(super) enum CompileError {
-    Listener(ListenerError),
-    Table(TableError),
-}
-
-impl From<ListenerError> for CompileError {
-    fn from(error: ListenerError) -> Self {
-        Self::Listener(error)
-    }
-}
-
-impl From<TableError> for CompileError {
-    fn from(error: TableError) -> Self {
-        Self::Table(error)
     }
 }
 
@@ -411,7 +208,8 @@ impl<'a> Attached<'a> {
         }
         let names = &this.listeners;
         let attach = |lists: &mut Vec<Vec<usize>>, route: usize, name: &str, listener: &str, http: bool| {
-            let found = names.get(listener).and_then(|&index| Some((config.listeners.get(index)?, lists.get_mut(index)?)));
+            let found =
+                names.get(listener).and_then(|&index| Some((config.listeners.get(index)?, lists.get_mut(index)?)));
             let Some((found, list)) = found else {
                 return Err(ListenerError::Unknown { route: name.to_owned(), listener: listener.to_owned() });
             };
@@ -447,7 +245,7 @@ fn merged(listeners: &[usize], attached: &[Vec<usize>]) -> impl Iterator<Item = 
 }
 
 /// The hosts that are both a listener's and a route's, which may be for all of the listener's.
-pub(super) fn shared_hosts(listener: &Host, route: &[Host]) -> Vec<Host> {
+pub(in crate::gateway) fn shared_hosts(listener: &Host, route: &[Host]) -> Vec<Host> {
     if route.is_empty() {
         return vec![listener.clone()];
     }
@@ -502,16 +300,6 @@ fn places(parts: &Parts<'_>) -> Result<Places, ListenerError> {
     Ok(places)
 }
 
-impl Family {
-    fn of(protocol: &ListenerProtocol) -> Self {
-        match protocol {
-            ListenerProtocol::Http => Self::Http,
-            ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => Self::Tls,
-            ListenerProtocol::Tcp => Self::Tcp,
-        }
-    }
-}
-
 /// Which routes a table is of, and for which hosts.
 type Selection = Vec<(usize, Vec<Host>)>;
 
@@ -547,8 +335,7 @@ impl Tables<'_> {
             routes.map(|(index, route)| (index, hosts(route))).filter(|(_, hosts)| !hosts.is_empty()).collect()
         };
         let unattached = select(&free);
-        let unattached =
-            if unattached.is_empty() { None } else { Some(self.make(unattached, config.conflicts)?) };
+        let unattached = if unattached.is_empty() { None } else { Some(self.make(unattached, config.conflicts)?) };
         // What different listeners have apart may ask the same.
         let conflicts = if config.listeners.is_empty() { config.conflicts } else { Conflicts::Oldest };
         let mounted = self.make(select(&|route| free(route) || !route.listeners.is_empty()), conflicts)?;
@@ -578,11 +365,5 @@ struct Fixed(Arc<CertificateSet>);
 impl CertificateSource for Fixed {
     fn certificates(&self) -> Arc<CertificateSet> {
         self.0.clone()
-    }
-}
-
-impl fmt::Debug for Listeners {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listeners").field("places", &self.names).finish_non_exhaustive()
     }
 }
