@@ -22,6 +22,7 @@ use tower_service::Service;
 use super::ProxyProtocol;
 use super::{
     Arrival, ClientHello, Decide, Decision, ServerConfig, Stream, chain,
+    decide::Handling,
     drain::{Drain, Stage, Tracked},
     io::{Abort, Rewind, Watched, read_ahead},
     service::Adapter,
@@ -104,7 +105,7 @@ enum Prepared<T> {
     #[cfg(feature = "tls")]
     Tls(Rewind<tokio_rustls::server::TlsStream<Rewind<T>>>, ConnectionInfo, bool),
     /// Not HTTP: what becomes of it.
-    Stream(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Stream(Handling),
 }
 
 /// All that comes before HTTP: the PROXY protocol, what becomes of it, TLS, which HTTP it is. `None` when the client, or the drain, ended it:
@@ -216,7 +217,7 @@ where
 }
 
 /// Waits for the end of what is not HTTP; cuts it when the drain's time is over.
-async fn stream(handling: Pin<Box<dyn Future<Output = ()> + Send>>, tracked: &Tracked) -> Result<(), BoxError> {
+async fn stream(handling: Handling, tracked: &Tracked) -> Result<(), BoxError> {
     tokio::select! {
         biased;
         () = handling => Ok(()),

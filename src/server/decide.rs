@@ -68,7 +68,10 @@ pub enum Decision {
 
 /// What is done with a connection that is not HTTP. Its future is the connection's life: the server counts it among its
 /// connections and waits for it when it drains, and drops it at the deadline.
-pub struct StreamHandler(Box<dyn FnOnce(Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>);
+pub struct StreamHandler(Box<dyn FnOnce(Stream) -> Handling + Send>);
+
+/// A connection's life.
+pub(super) type Handling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl StreamHandler {
     /// Calls `handle` once the connection is there.
@@ -79,7 +82,7 @@ impl StreamHandler {
         Self(Box::new(move |stream| Box::pin(handle(stream))))
     }
 
-    pub(super) fn run(self, stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    pub(super) fn run(self, stream: Stream) -> Handling {
         (self.0)(stream)
     }
 }

@@ -140,7 +140,7 @@ fn client_hello(body: &mut Reader<'_>) -> Option<ClientHello> {
         let kind = extensions.u16()?;
         let mut content = Reader(extensions.vector16()?);
         match kind {
-            SERVER_NAME => hello.server_name = server_name(&mut content)?,
+            SERVER_NAME => hello.server_name = Some(server_name(&mut content)?).filter(|name| !name.is_empty()),
             ALPN => {
                 let mut protocols = Reader(content.vector16()?);
                 while !protocols.0.is_empty() {
@@ -153,19 +153,18 @@ fn client_hello(body: &mut Reader<'_>) -> Option<ClientHello> {
     Some(hello)
 }
 
-/// RFC 6066, section 3. Names of other kinds than hosts do not exist.
-fn server_name(content: &mut Reader<'_>) -> Option<Option<Arc<str>>> {
+/// RFC 6066, section 3; empty where there is none. Names of other kinds than hosts do not exist.
+fn server_name(content: &mut Reader<'_>) -> Option<Arc<str>> {
     let mut names = Reader(content.vector16()?);
     while !names.0.is_empty() {
         let kind = names.take(1)?;
         let name = names.vector16()?;
         if kind == [0] {
             let name = std::str::from_utf8(name).ok().filter(|name| name.is_ascii())?;
-            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            return Some(Some(name.into()).filter(|name: &Arc<str>| !name.is_empty()));
+            return Some(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into());
         }
     }
-    Some(None)
+    Some("".into())
 }
 
 struct Reader<'a>(&'a [u8]);

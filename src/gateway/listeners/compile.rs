@@ -9,11 +9,11 @@ use std::{
 use super::{Domain, Family, Kind, ListenerError, Listeners, Place, Table};
 #[cfg(feature = "tls")]
 use crate::{
-    config::{ClientValidationMode, Termination},
+    config::{ClientValidationMode, Listener, Termination},
     tls::{CertificateError, CertificateSet, CertificateSource, ClientCertificates, ServerTls, Trust},
 };
 use crate::{
-    config::{Config, Conflicts, Host, Listener, ListenerProtocol, Route},
+    config::{Config, Conflicts, Host, ListenerProtocol, Route},
     gateway::{
         compile::Rule,
         streams::{self, StreamRule},

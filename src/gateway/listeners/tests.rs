@@ -37,10 +37,10 @@ fn config(
 
 /// Every route's service says its name.
 fn build(config: Config) -> Result<Gateway, BuildError> {
-    let mut builder = Gateway::builder(config.clone());
-    for route in &config.routes {
-        let name = route.name.clone();
-        builder = builder.local(route.name.clone(), Router::new().fallback(move || async move { name }));
+    let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
+    let mut builder = Gateway::builder(config);
+    for name in names {
+        builder = builder.local(name.clone(), Router::new().fallback(move || async move { name }));
     }
     builder.build()
 }

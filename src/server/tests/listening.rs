@@ -37,15 +37,10 @@ async fn what_is_added_serves_what_is_kept_goes_on_and_what_goes_finishes() {
 
     // One request in flight on each, and an idle connection on the first.
     let mut idle = TcpStream::connect(one).await.unwrap();
-    let in_flight = |address| {
-        let came = tokio::spawn(async move { ask(address).await });
-        let gate = gate.clone();
-        async move {
-            gate.came().await;
-            came
-        }
-    };
-    let (on_one, on_two) = (in_flight(one).await, in_flight(two).await);
+    let on_one = tokio::spawn(ask(one));
+    gate.came().await;
+    let on_two = tokio::spawn(ask(two));
+    gate.came().await;
     let three = free().await;
     listening.replace([two, three]).unwrap();
     assert!(!listening.addresses().contains(&one));
@@ -58,7 +53,8 @@ async fn what_is_added_serves_what_is_kept_goes_on_and_what_goes_finishes() {
         assert!(answer.await.unwrap().unwrap().ends_with("done"));
     }
     for address in [own, two, three] {
-        let answer = in_flight(address).await;
+        let answer = tokio::spawn(ask(address));
+        gate.came().await;
         gate.open();
         assert!(answer.await.unwrap().unwrap().starts_with("HTTP/1.1 200"), "{address}");
     }
