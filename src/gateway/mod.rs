@@ -1,7 +1,7 @@
 //! A configuration compiled into services.
 //!
 //! A [`Gateway`] is a Tower service made from a [`Config`], the one data model that Kubernetes manifests, a YAML file and
-//! code all become. It can be mounted in a [`Server`](crate::server::Server) or in an axum app, and it is made of the same
+//! code all become. It can be mounted in a [`Server`] or in an axum app, and it is made of the same
 //! layers and services as anyone can stack by hand:
 //! [`Telemetry`] around [`Respond`] around [`Forwarded`] around a [`RouteTable`](crate::route::RouteTable), whose targets are services
 //! in this process or [`Upstream`]s behind [`Forward`](crate::proxy::Forward).
@@ -217,7 +217,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// The certificates of the configuration, for a [`Server`](crate::server::Server) to show; they change with it, in the
+    /// The certificates of the configuration, for a [`Server`] to show; they change with it, in the
     /// same swap.
     #[cfg(feature = "tls")]
     #[must_use]
