@@ -7,8 +7,11 @@
 //! ingress --manifests PATH [--manifests PATH...] [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]
 //! ```
 //!
-//! PATH is a file or folder of Kubernetes YAML. SIGHUP, or a changed file, loads it again; SIGTERM drains and exits 0. What
-//! is wrong with the arguments or the manifests is said on stderr, and the exit code is 2.
+//! PATH is a file or folder of Kubernetes YAML, or of our own. Ingresses, and routes that are attached to no listener, are
+//! served at `--bind` (default 127.0.0.1) on the two ports (default 8080 and 8443); listeners at their own addresses, else at
+//! `--bind`, on their own ports. Where there are listeners alone, it is only a warning when one of the two ports is taken.
+//! SIGHUP, or a changed file, loads it all again; SIGTERM drains and exits 0. What is wrong with the arguments or the manifests
+//! is said on stderr, and the exit code is 2.
 //! `RUST_LOG` says what is logged to stderr (default `info`, which includes a line for each request; `warn` leaves those
 //! out).
 
@@ -26,7 +29,7 @@ use portcullis::{
     admin::{Admin, Page, Readiness},
     config::{Certificate, Config, Host},
     gateway::Gateway,
-    server::{Server, shutdown_signal},
+    server::{Listener, Server, shutdown_signal},
     source::{self, Loaded, Source},
     telemetry::{AccessLog, metrics::Metrics},
     tls::server::ServerTls,
@@ -165,6 +168,7 @@ impl Input {
         }
         let metrics = Metrics::new();
         let gateway = Gateway::builder(with_fallback(loaded.config, &fallback))
+            .bind(arguments.bind)
             .recorder(AccessLog::new())
             .metrics(&metrics)
             .build()?;
@@ -176,10 +180,12 @@ impl Input {
 async fn run(input: Input, signals: Signals) -> Result<(), BoxError> {
     let Input { arguments, gateway, metrics, watch, fallback } = input;
     let tls = ServerTls::new(gateway.certificates())?;
+    // Where nothing is served on the two ports, somebody else may have them.
+    let unused = only_listeners(&gateway.config());
     let server = Server::default()
-        .http((arguments.bind, arguments.http_port))
-        .https((arguments.bind, arguments.https_port), tls)
-        .bind()?;
+        .listen(Listener::new((arguments.bind, arguments.http_port)).optional(unused))
+        .listen(Listener::new((arguments.bind, arguments.https_port)).tls(tls).optional(unused));
+    let server = gateway.listen(server)?;
     let readiness = Readiness::new();
     if let Some(address) = arguments.admin {
         let routes = gateway.clone();
@@ -198,7 +204,7 @@ async fn run(input: Input, signals: Signals) -> Result<(), BoxError> {
         }));
     }
 
-    announce(server.local_addrs(), arguments.manifests.is_empty())?;
+    announce(server.local_addrs(), &server.listening().addresses(), arguments.manifests.is_empty())?;
     readiness.set_ready();
     let report = server
         .serve_with_shutdown(gateway, async {
@@ -212,11 +218,23 @@ async fn run(input: Input, signals: Signals) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn announce(addresses: &[SocketAddr], demo: bool) -> std::io::Result<()> {
-    let (http, https) = (addresses[0], addresses[1]);
+/// Whether there are listeners, and no routes for any other place.
+fn only_listeners(config: &Config) -> bool {
+    !config.listeners.is_empty()
+        && config.routes.iter().all(|route| !route.listeners.is_empty() || !route.services.is_empty())
+}
+
+fn announce(own: &[SocketAddr], listeners: &[SocketAddr], demo: bool) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "ready: http://{http} and https://{https}")?;
-    if demo {
+    write!(out, "ready:")?;
+    if let [http, https] = own {
+        write!(out, " http://{http} and https://{https}")?;
+    }
+    for address in listeners {
+        write!(out, " {address}")?;
+    }
+    writeln!(out)?;
+    if let ([http, https], true) = (own, demo) {
         writeln!(out, "try:")?;
         writeln!(out, "  curl http://shop.localhost:{}/ --resolve '*:{}:{}'", http.port(), http.port(), http.ip())?;
         writeln!(

@@ -35,6 +35,8 @@ struct Facts {
     peer: SocketAddr,
     socket_peer: SocketAddr,
     local: SocketAddr,
+    socket_local: SocketAddr,
+    own: bool,
     tls: Option<TlsInfo>,
     interim: Option<Arc<Interim>>,
     values: OnceLock<FieldValues>,
@@ -60,7 +62,7 @@ pub struct TlsInfo {
     pub version: Option<&'static str>,
     /// The cipher suite's standard name.
     pub cipher_suite: Option<&'static str>,
-    /// The client's certificates in DER, end entity first; empty when it presented none.
+    /// The client's certificates in DER, end entity first; empty when it presented none that was accepted.
     pub peer_certificates: Vec<Bytes>,
     /// Who the client is by its certificate, where that was asked for and verified.
     pub peer_identity: Option<Arc<PeerIdentity>>,
@@ -71,7 +73,16 @@ impl ConnectionInfo {
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         let values = OnceLock::new();
-        Self(Arc::new(Facts { peer, socket_peer: peer, local, tls: None, interim: None, values }))
+        Self(Arc::new(Facts {
+            peer,
+            socket_peer: peer,
+            local,
+            socket_local: local,
+            own: false,
+            tls: None,
+            interim: None,
+            values,
+        }))
     }
 
     /// The same connection, on behalf of the client and for the destination that a PROXY protocol header named.
@@ -89,6 +100,17 @@ impl ConnectionInfo {
     pub fn with_tls(mut self, tls: TlsInfo) -> Self {
         Arc::make_mut(&mut self.0).tls = Some(tls);
         self
+    }
+
+    /// The same connection, to a listener that the program itself has given to its server.
+    pub(crate) fn with_own_listener(mut self) -> Self {
+        Arc::make_mut(&mut self.0).own = true;
+        self
+    }
+
+    /// Whether it came to a listener that the program itself has given to its server, not to one of a configuration.
+    pub(crate) fn is_of_own_listener(&self) -> bool {
+        self.0.own
     }
 
     /// The same connection, which can send informational responses.
@@ -117,6 +139,12 @@ impl ConnectionInfo {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.0.local
+    }
+
+    /// The address of the socket's own end, whatever a PROXY protocol header said.
+    #[must_use]
+    pub fn socket_local_addr(&self) -> SocketAddr {
+        self.0.socket_local
     }
 
     pub(crate) fn field_values(&self) -> &FieldValues {

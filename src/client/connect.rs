@@ -88,7 +88,7 @@ impl Drop for Slot {
 }
 
 /// A connection's bytes, and its place in the pool.
-pub(super) struct Io {
+pub(crate) struct Io {
     stream: Stream,
     slot: Arc<Slot>,
     blocked: Blocked,
@@ -140,14 +140,40 @@ pub(super) enum Http {
 /// Connects within the time allowed.
 pub(super) async fn connect(slot: Arc<Slot>) -> Result<(Io, Http), ConnectError> {
     let shared = Arc::clone(&slot.0);
-    let limit = shared.target.connect_timeout;
-    let attempt = dial(&shared.target, &shared.connector);
-    let (stream, http) = if limit.is_zero() {
-        attempt.await?
-    } else {
-        tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::new(Outcome::ConnectTimeout))??
-    };
+    let (stream, http) = in_time(&shared.target, dial(&shared.target, &shared.connector)).await?;
     Ok((Io { stream, slot, blocked: Blocked::default() }, http))
+}
+
+/// Connects for something else than HTTP, within the time allowed.
+pub(super) async fn connect_stream(slot: Arc<Slot>) -> Result<Io, ConnectError> {
+    let shared = Arc::clone(&slot.0);
+    let stream = in_time(&shared.target, dial_stream(&shared.target, &shared.connector)).await?;
+    Ok(Io { stream, slot, blocked: Blocked::default() })
+}
+
+async fn in_time<T>(
+    target: &Target,
+    attempt: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let limit = target.connect_timeout;
+    if limit.is_zero() {
+        return attempt.await;
+    }
+    tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::new(Outcome::ConnectTimeout))?
+}
+
+async fn dial_stream(target: &Target, connector: &Connector) -> Result<Stream, ConnectError> {
+    let stream = match connector {
+        Connector::Tcp => tcp(target).await.map_err(|e| ConnectError::caused(Outcome::ConnectFailed, e))?,
+        #[cfg(test)]
+        Connector::Test(_) => return dial(target, connector).await.map(|(stream, _)| stream),
+    };
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &target.tls {
+        let stream = tls.connect_stream(stream).await.map_err(|(outcome, e)| ConnectError::caused(outcome, e))?;
+        return Ok(Stream::Tls(Box::new(stream)));
+    }
+    Ok(Stream::Tcp(stream))
 }
 
 async fn dial(target: &Target, connector: &Connector) -> Result<(Stream, Http), ConnectError> {

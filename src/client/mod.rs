@@ -75,6 +75,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 
+pub(crate) use self::connect::Io;
 use self::{connect::Connector, shared::Shared};
 use crate::{Body, Error, config};
 
@@ -220,6 +221,13 @@ impl Pool {
         place: &mut Option<Request<Body>>,
     ) -> impl Future<Output = Result<Response<Body>, Error>> {
         send::send(&self.0.0, place)
+    }
+
+    /// A connection of its own for something else than HTTP: TLS where the target has it, without ALPN. It counts among the
+    /// pool's connections until it is dropped, and is refused where those are as many as may be.
+    pub(crate) async fn connect_stream(&self) -> Result<Io, Error> {
+        let slot = self.0.0.slot()?;
+        Ok(connect::connect_stream(slot).await?)
     }
 
     /// Retires the pool: idle connections are closed at once, those in use when their requests are done, waiting and

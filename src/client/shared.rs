@@ -125,6 +125,20 @@ impl Shared {
         Ok(Err(Waiting { shared: self, ticket: place, receiver }))
     }
 
+    /// A place for a connection that no request will use.
+    pub(super) fn slot(self: &Arc<Self>) -> Result<Arc<Slot>, ConnectError> {
+        self.runtime.get_or_init(Handle::current);
+        let mut state = self.lock();
+        if state.closed {
+            return Err(ConnectError::new(Outcome::NoEndpoint));
+        }
+        if state.open >= self.max_connections {
+            return Err(ConnectError::new(Outcome::PoolExhausted));
+        }
+        state.open += 1;
+        Ok(Arc::new(Slot(Arc::clone(self))))
+    }
+
     /// Takes back what a request held.
     pub(super) fn release(self: &Arc<Self>, conn: Conn, reusable: bool) {
         let mut garbage = Garbage::default();

@@ -1,4 +1,8 @@
-use std::sync::{Arc, Mutex};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,6 +16,7 @@ use super::{
     compile::Compiler,
     dispatch::Dispatch,
     local::{Local, Locals},
+    streams::IDLE_TIMEOUT,
 };
 use crate::{
     Body, BoxError, Error, Outcome,
@@ -34,6 +39,8 @@ pub struct GatewayBuilder {
     forward: ForwardLayer,
     respond: RespondLayer,
     telemetry: TelemetryLayer,
+    bind: IpAddr,
+    stream_idle_timeout: Duration,
     #[cfg(feature = "metrics")]
     metrics: Option<Metrics>,
 }
@@ -47,6 +54,8 @@ impl GatewayBuilder {
             forward: ForwardLayer::new(),
             respond: RespondLayer::new(),
             telemetry: TelemetryLayer::new(),
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            stream_idle_timeout: IDLE_TIMEOUT,
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -110,13 +119,27 @@ impl GatewayBuilder {
         self.recorder(metrics.clone())
     }
 
+    /// Where those of the configuration's [listeners](crate::config::Listener) listen that have no address of their own.
+    /// Default: `0.0.0.0`.
+    pub fn bind(mut self, address: IpAddr) -> Self {
+        self.bind = address;
+        self
+    }
+
+    /// How long neither side of a connection that is not HTTP may say anything. Zero means no limit. Default: 1 h (Envoy's
+    /// `idle_timeout` of TCP proxying).
+    pub fn stream_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.stream_idle_timeout = timeout;
+        self
+    }
+
     /// Compiles the configuration.
     ///
     /// # Errors
     /// When the configuration cannot be served: what is wrong, and where.
     pub fn build(self) -> Result<Gateway, BuildError> {
         let tunnels = Tunnels::new();
-        let compiler = Compiler::new(self.locals, self.forward.tunnels(tunnels.clone()));
+        let compiler = Compiler::new(self.locals, self.forward.tunnels(tunnels.clone()), self.bind);
         let snapshot = compiler.compile(self.config, None)?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let stack = ServiceBuilder::new()
@@ -128,7 +151,8 @@ impl GatewayBuilder {
             snapshot,
             compiler,
             tunnels,
-            applying: Mutex::new(()),
+            applying: Mutex::default(),
+            stream_idle_timeout: self.stream_idle_timeout,
             #[cfg(feature = "metrics")]
             metrics: self.metrics,
         };

@@ -3,12 +3,14 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
 use thiserror::Error;
 
 use super::{
+    listeners::{CompileError, ListenerError, Listeners, Parts},
     local::{Local, Locals},
     rule::{self, Backends, Backing, KeptRate, Leaf, Rule, Scope, Shared},
 };
@@ -18,7 +20,7 @@ use crate::{
     BoxError,
     config::{self, BackendRef, Config, Conflicts, Endpoints},
     proxy::ForwardLayer,
-    route::{RouteTable, TableError},
+    route::TableError,
     split::RolloutHandle,
     upstream::{self, Upstream},
 };
@@ -26,7 +28,7 @@ use crate::{
 /// Everything that serves one configuration; immutable.
 pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
-    pub(super) table: RouteTable<Rule>,
+    pub(super) listeners: Listeners,
     upstreams: HashMap<String, Serving>,
     /// The policies of the upstreams, those that services of this process stand in for included.
     policies: HashMap<String, Shared>,
@@ -58,6 +60,8 @@ struct KeptRule {
 pub(super) struct Compiler {
     locals: Locals,
     forward: ForwardLayer,
+    /// Where listeners without an address of their own listen.
+    bind: IpAddr,
 }
 
 /// Why a configuration cannot be served.
@@ -67,6 +71,9 @@ pub enum BuildError {
     /// Its routes do not make a table.
     #[error(transparent)]
     Routes(#[from] TableError),
+    /// Its listeners cannot be served.
+    #[error(transparent)]
+    Listeners(#[from] ListenerError),
     /// Two upstreams have one name.
     #[error("there are two upstreams named `{name}`: give each a name of its own")]
     DuplicateUpstream {
@@ -117,6 +124,15 @@ pub enum BuildError {
     Certificate(#[from] CertificateError),
 }
 
+impl From<CompileError> for BuildError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Listener(error) => error.into(),
+            CompileError::Table(error) => error.into(),
+        }
+    }
+}
+
 fn list(known: &[String]) -> String {
     match known {
         [] => String::new(),
@@ -125,20 +141,21 @@ fn list(known: &[String]) -> String {
 }
 
 impl Compiler {
-    pub(super) fn new(locals: Locals, forward: ForwardLayer) -> Self {
-        Self { locals, forward }
+    pub(super) fn new(locals: Locals, forward: ForwardLayer, bind: IpAddr) -> Self {
+        Self { locals, forward, bind }
     }
 
     /// Everything that can fail; what `previous` has and `config` keeps is taken over.
     pub(super) fn compile(&self, config: Config, previous: Option<&Snapshot>) -> Result<Snapshot, BuildError> {
         let upstreams = self.upstreams(&config, previous)?;
         let policies = self.policies(&config, &upstreams, previous)?;
-        let mut rules = Vec::new();
+        let mut rules: Vec<Vec<Arc<Rule>>> = Vec::with_capacity(config.routes.len());
         let mut kept = Kept::new();
         let mut names = HashMap::<&str, (Arc<str>, usize)>::new();
         for route in &config.routes {
             let (name, count) = names.entry(&route.name).or_insert_with(|| (route.name.as_str().into(), 0));
             *count += 1;
+            let mut compiled = Vec::with_capacity(route.rules.len());
             for (index, rule) in route.rules.iter().enumerate() {
                 let key = (name.clone(), *count, index);
                 let before = previous.and_then(|previous| previous.kept.get(&key));
@@ -151,20 +168,28 @@ impl Compiler {
                     rule => rule?,
                 };
                 kept.insert(key, KeptRule { backends: rule.backends.clone(), rates: rule.rates.clone() });
-                rules.push(rule);
+                compiled.push(Arc::new(rule));
             }
+            rules.push(compiled);
         }
-        // The table asks for its targets in the order of the rules.
-        let mut rules = rules.into_iter();
-        let missing = || Rule::refused("the rule was not compiled");
-        let table = RouteTable::compile(&config.routes, config.conflicts, |_, _| rules.next().unwrap_or_else(missing))?;
+        #[cfg(feature = "tls")]
+        let certificates = Arc::new(CertificateSet::new(&config.certificates)?);
+        let listeners = Listeners::compile(&Parts {
+            config: &config,
+            bind: self.bind,
+            rules: &rules,
+            upstream: &|name| upstreams.get(name).map(|serving| serving.upstream.clone()),
+            #[cfg(feature = "tls")]
+            certificates: &certificates,
+            previous: previous.map(|previous| (&previous.listeners, &*previous.config)),
+        })?;
         Ok(Snapshot {
-            table,
+            listeners,
             upstreams,
             policies,
             kept,
             #[cfg(feature = "tls")]
-            certificates: Arc::new(CertificateSet::new(&config.certificates)?),
+            certificates,
             config: Arc::new(config),
         })
     }
@@ -299,7 +324,7 @@ impl Serving {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
-            .field("rules", &self.table.len())
+            .field("rules", &self.listeners.len())
             .field("upstreams", &self.upstreams.len())
             .finish_non_exhaustive()
     }

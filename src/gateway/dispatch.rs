@@ -30,7 +30,8 @@ impl Dispatch {
         normalize_uri(&mut parts.uri).map_err(|invalid| Error::new(invalid.outcome()).with_source(invalid))?;
 
         let snapshot = self.snapshot.load();
-        let found = snapshot.table.lookup_parts(&parts.method, &parts.uri, &parts.headers);
+        let table = snapshot.listeners.table(&parts.uri, &parts.headers, parts.extensions.get())?;
+        let found = table.lookup_parts(&parts.method, &parts.uri, &parts.headers);
         let found = found.ok_or_else(|| Error::new(Outcome::NoRoute))?;
         found.target().call(parts, body, found)
     }

@@ -52,8 +52,16 @@ impl Explanation {
         *plain.uri_mut() = request.uri().clone();
         *plain.headers_mut() = request.headers().clone();
         normalize_uri(plain.uri_mut())?;
-        let explanation = snapshot.table.explain(&plain);
-        let winner = snapshot.table.lookup(&plain).map(|found| Winner {
+        let connection = request.extensions().get();
+        let table = match snapshot.listeners.table(plain.uri(), plain.headers(), connection) {
+            Ok(table) => table,
+            Err(error) => {
+                let text = format!("{} {}\n  no route: {error}", plain.method(), plain.uri());
+                return Ok(Self { text, winner: None });
+            }
+        };
+        let explanation = table.explain(&plain);
+        let winner = table.lookup(&plain).map(|found| Winner {
             route: found.route().clone(),
             rule: found.rule_index(),
             backends: found.target().explain(),

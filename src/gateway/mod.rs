@@ -1,7 +1,7 @@
 //! A configuration compiled into services.
 //!
 //! A [`Gateway`] is a Tower service made from a [`Config`], the one data model that Kubernetes manifests, a YAML file and
-//! code all become. It can be mounted in a [`Server`](crate::server::Server) or in an axum app, and it is made of the same
+//! code all become. It can be mounted in a [`Server`] or in an axum app, and it is made of the same
 //! layers and services as anyone can stack by hand:
 //! [`Telemetry`] around [`Respond`] around [`Forwarded`] around a [`RouteTable`](crate::route::RouteTable), whose targets are services
 //! in this process or [`Upstream`]s behind [`Forward`](crate::proxy::Forward).
@@ -50,6 +50,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+mod admission;
 mod builder;
 #[cfg(feature = "tls")]
 mod certificates;
@@ -58,8 +59,10 @@ mod compile;
 mod dispatch;
 mod explain;
 mod list;
+mod listeners;
 mod local;
 mod rule;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +73,7 @@ pub use self::{
     compile::BuildError,
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,
+    listeners::ListenerError,
 };
 
 #[cfg(feature = "metrics")]
@@ -78,9 +82,11 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -90,14 +96,23 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use self::{
+    admission::Admission,
     compile::{Compiler, Snapshot},
     dispatch::Dispatch,
 };
 #[cfg(feature = "metrics")]
 use crate::telemetry::metrics::Metrics;
 use crate::{
-    Body, BoxError, config::Config, forwarded::Forwarded, proxy::Tunnels, respond::Respond, route::path::InvalidPath,
-    split::RolloutHandle, telemetry::Telemetry, upstream::Upstream,
+    Body, BoxError,
+    config::Config,
+    forwarded::Forwarded,
+    proxy::Tunnels,
+    respond::Respond,
+    route::path::InvalidPath,
+    server::{BoundServer, Listening, Prepared, Server},
+    split::RolloutHandle,
+    telemetry::Telemetry,
+    upstream::Upstream,
 };
 
 /// A configuration compiled into one service. Clones share everything.
@@ -117,8 +132,9 @@ struct Shared {
     snapshot: Arc<ArcSwap<Snapshot>>,
     compiler: Compiler,
     tunnels: Tunnels,
-    /// Configurations are applied one after the other.
-    applying: Mutex<()>,
+    /// Configurations are applied one after the other; to the addresses that are listened on, too, if that is done here.
+    applying: Mutex<Option<Listening>>,
+    stream_idle_timeout: Duration,
     #[cfg(feature = "metrics")]
     metrics: Option<Metrics>,
 }
@@ -143,15 +159,68 @@ impl Gateway {
         Ok(Self::builder(loaded.config))
     }
 
+    /// Binds a server that listens where the configuration's [listeners](crate::config::Listener) are, beside its own
+    /// [`Listener`](crate::server::Listener)s, and keeps to them when the configuration changes. The gateway is then given to
+    /// it to serve.
+    ///
+    /// 1. The server's own listeners lead to the routes that are attached to no listener.
+    /// 2. Where a listener of the configuration has the address of one of the server's own, its protocol holds. As long as
+    ///    there are routes attached to nothing, these take what no listener there is for; with the server's own TLS, where it
+    ///    has that.
+    /// 3. An address that a new configuration asks for is bound before anything changes, and [`apply`](Self::apply) fails if
+    ///    it cannot be. One that is no longer asked for accepts nothing more, and its connections finish what they are at.
+    ///
+    /// Call it once: a second server takes the first one's place in following the configuration.
+    ///
+    /// ```
+    /// # tokio_test::block_on(async {
+    /// use portcullis::{config::{Config, Listener}, gateway::Gateway, server::Server};
+    ///
+    /// # let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// # let (ip, port) = (free.ip(), free.port());
+    /// let public = Listener { addresses: vec![ip], ..Listener::http("public", port) };
+    /// let gateway = Gateway::builder(Config { listeners: vec![public], ..Config::default() }).build()?;
+    /// let server = gateway.listen(Server::default().http("127.0.0.1:0"))?;
+    /// assert_eq!(server.listening().addresses(), [free]);
+    ///
+    /// gateway.apply(Config::default())?;
+    /// assert!(server.listening().addresses().is_empty());
+    /// # let shutdown = std::future::ready(());
+    /// server.serve_with_shutdown(gateway, shutdown).await;
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// When an address cannot be bound, naming it. Must be called within a tokio runtime.
+    pub fn listen(&self, server: Server) -> io::Result<BoundServer> {
+        let mut following = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.shared.snapshot.clone();
+        let admission = Admission { snapshot: snapshot.clone(), idle: self.shared.stream_idle_timeout };
+        let server = server.decide(admission).bind()?;
+        let listening = server.listening();
+        let bound = snapshot.load().listeners.bind(&listening).map(Prepared::commit);
+        bound.map_err(|error| match &error {
+            ListenerError::Bind { source, .. } => io::Error::new(source.kind(), error),
+            _ => io::Error::other(error),
+        })?;
+        *following = Some(listening);
+        Ok(server)
+    }
+
     /// Replaces the configuration in one swap; see the [module docs](self) for what is kept.
     ///
     /// # Errors
-    /// When the configuration cannot be served; the old one stays in place.
+    /// When the configuration cannot be served, or, after [`listen`](Self::listen), an address cannot be bound; the old one
+    /// stays in place.
     pub fn apply(&self, config: Config) -> Result<(), BuildError> {
-        let _applying = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let listening = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.shared.compiler.compile(config, Some(&self.shared.snapshot.load()))?;
+        let bound = listening.as_ref().map(|listening| next.listeners.bind(listening)).transpose()?;
         next.take_over();
         self.shared.snapshot.store(Arc::new(next));
+        if let Some(bound) = bound {
+            bound.commit();
+        }
         #[cfg(feature = "metrics")]
         if let Some(metrics) = &self.shared.metrics {
             self.shared.retain_series(metrics);
@@ -159,7 +228,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// The certificates of the configuration, for a [`Server`](crate::server::Server) to show; they change with it, in the
+    /// The certificates of the configuration, for a [`Server`] to show; they change with it, in the
     /// same swap.
     #[cfg(feature = "tls")]
     #[must_use]

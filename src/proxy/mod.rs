@@ -81,6 +81,7 @@ mod service;
 mod tunnel;
 mod via;
 
+pub(crate) use self::tunnel::{Copied, Ended, join};
 pub use self::{
     admit::{Refusal, admit},
     future::ResponseFuture,

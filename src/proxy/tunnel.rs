@@ -89,13 +89,13 @@ pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, tunn
             Ok(_) = ending.wait_for(|closing| *closing) => return,
             () = tokio::time::sleep(idle) => return,
         };
-        let mut tunnel = Tunnel::new(idle);
+        let mut copied = Copied::default();
         let end = tokio::select! {
             biased;
-            end = poll_fn(|cx| tunnel.poll(cx, &mut client, &mut upstream)) => end,
+            end = join(&mut client, &mut upstream, idle, &mut copied) => end,
             Ok(_) = ending.wait_for(|closing| *closing) => Ok(Ended::Closed),
         };
-        let (sent, received) = (tunnel.up.bytes, tunnel.down.bytes);
+        let Copied { sent, received } = copied;
         match end {
             Ok(end) => tracing::debug!(sent, received, ?end, "tunnel ended"),
             Err(error) => tracing::debug!(sent, received, %error, "tunnel failed"),
@@ -103,9 +103,39 @@ pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, tunn
     });
 }
 
+/// How many bytes went each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// From the client to the upstream.
+    pub(crate) sent: u64,
+    /// From the upstream to the client.
+    pub(crate) received: u64,
+}
+
+/// Copies both ways until both sides have ended, one end of two left open for the other's rest, or neither has said
+/// anything for `idle`. `copied` is right also when this is dropped.
+pub(crate) async fn join<C, U>(
+    client: &mut C,
+    upstream: &mut U,
+    idle: Duration,
+    copied: &mut Copied,
+) -> io::Result<Ended>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut tunnel = Tunnel::new(idle);
+    poll_fn(|cx| {
+        let polled = tunnel.poll(cx, client, upstream);
+        *copied = Copied { sent: tunnel.up.bytes, received: tunnel.down.bytes };
+        polled
+    })
+    .await
+}
+
 /// Why a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+pub(crate) enum Ended {
     /// Both sides said all they had to say.
     Complete,
     /// Neither side said anything for too long.

@@ -41,6 +41,7 @@
 //! ```
 
 mod builder;
+mod hosts;
 pub mod path;
 mod request;
 mod service;
@@ -57,4 +58,8 @@ pub use self::{
     specificity::{HostRank, PathRank, Specificity, TieBreak},
     table::{Candidate, Explanation, Found, Place, RouteMatch, RouteTable, TableError, Verdict},
     target::{Target, TargetFuture},
+};
+pub(crate) use self::{
+    hosts::{HostMap, normal},
+    request::host,
 };

@@ -90,18 +90,7 @@ impl<'a> RequestView<'a> {
     ///
     /// The URI's authority goes before the `Host` field (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1).
     pub(super) fn host(self) -> Option<Cow<'a, str>> {
-        let host = match self.uri.host() {
-            Some(host) => host,
-            None => without_port(self.headers.get(header::HOST)?.to_str().ok()?),
-        };
-        let host = host.strip_suffix('.').unwrap_or(host);
-        if host.is_empty() {
-            None
-        } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Some(Cow::Owned(host.to_ascii_lowercase()))
-        } else {
-            Some(Cow::Borrowed(host))
-        }
+        host(self.uri, self.headers)
     }
 
     /// A field's value; several lines of one field are one value, joined by `,`.
@@ -139,6 +128,22 @@ impl<'a> RequestView<'a> {
             let (key, value) = pair.split_at(at);
             (key.trim_ascii() == name.as_bytes()).then(|| Cow::Borrowed(value[1..].trim_ascii()))
         })
+    }
+}
+
+/// The host that a request of these parts is for; see [`RequestView::host`].
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+    let host = match uri.host() {
+        Some(host) => host,
+        None => without_port(headers.get(header::HOST)?.to_str().ok()?),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() {
+        None
+    } else if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Some(Cow::Owned(host.to_ascii_lowercase()))
+    } else {
+        Some(Cow::Borrowed(host))
     }
 }
 

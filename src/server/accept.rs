@@ -39,6 +39,7 @@ pub(super) async fn accept<S: Serve>(listener: TcpListener, service: S, shared: 
         // Small answers must not wait for the acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
         let info = ConnectionInfo::new(peer, local);
+        let info = if shared.own { info.with_own_listener() } else { info };
         let abort = Abort::default();
         let stream = Socket::new(stream, abort.clone());
         tokio::spawn(connection::serve(stream, abort, info, service.clone(), shared.clone(), slot));

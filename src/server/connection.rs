@@ -21,7 +21,8 @@ use tower_service::Service;
 #[cfg(feature = "proxy-protocol")]
 use super::ProxyProtocol;
 use super::{
-    ServerConfig, chain,
+    Arrival, ClientHello, Decide, Decision, ServerConfig, Stream, chain,
+    decide::Handling,
     drain::{Drain, Stage, Tracked},
     io::{Abort, Rewind, Watched, read_ahead},
     service::Adapter,
@@ -36,7 +37,7 @@ const HYPER_BUFFER: usize = 8192 + 4096 * 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the connections of one listener share.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) config: Arc<ServerConfig>,
     pub(super) drain: Drain,
@@ -44,6 +45,10 @@ pub(super) struct Shared {
     pub(super) tls: Option<ServerTls>,
     #[cfg(feature = "proxy-protocol")]
     pub(super) proxy: Option<ProxyProtocol>,
+    /// Whether they came to one of the server's own listeners.
+    pub(super) own: bool,
+    /// Without it, all are HTTP, over TLS where there is some.
+    pub(super) decide: Option<Arc<dyn Decide>>,
 }
 
 /// What a service must be to be served; the bounds in one place.
@@ -84,6 +89,7 @@ where
         Ok(Some(Prepared::Plain(io, info, http2))) => http(io, open(http2), info, service, guard, &tracked).await,
         #[cfg(feature = "tls")]
         Ok(Some(Prepared::Tls(io, info, http2))) => http(io, open(http2), info, service, guard, &tracked).await,
+        Ok(Some(Prepared::Stream(handling))) => stream(handling, &tracked).await,
         Err(error) => Err(error),
     };
     match ended {
@@ -98,9 +104,11 @@ enum Prepared<T> {
     Plain(Rewind<T>, ConnectionInfo, bool),
     #[cfg(feature = "tls")]
     Tls(Rewind<tokio_rustls::server::TlsStream<Rewind<T>>>, ConnectionInfo, bool),
+    /// Not HTTP: what becomes of it.
+    Stream(Handling),
 }
 
-/// All that comes before HTTP: the PROXY protocol, TLS, which HTTP it is. `None` when the client, or the drain, ended it:
+/// All that comes before HTTP: the PROXY protocol, what becomes of it, TLS, which HTTP it is. `None` when the client, or the drain, ended it:
 /// nothing was asked on it yet.
 async fn prepare<T>(
     io: T,
@@ -124,17 +132,26 @@ where
         #[cfg(not(feature = "proxy-protocol"))]
         let io = Rewind::new(io, Bytes::new());
 
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &shared.tls {
-            let until = Instant::now() + config.handshake_timeout;
-            let (io, facts) = timeout_at(until, tls.accept(io, info.socket_peer_addr()))
-                .await
-                .map_err(|_| "the TLS handshake took too long")??;
-            let http2 = facts.alpn.as_deref() == Some(b"h2");
-            return Ok(Some(Prepared::Tls(Rewind::new(io, Bytes::new()), info.with_tls(facts), http2)));
+        let mut io = io;
+        let shake_until = Instant::now() + config.handshake_timeout;
+        match decide(shared, &mut io, &info, shake_until).await? {
+            Decision::Http => {}
+            Decision::Stream(handler) => return Ok(Some(Prepared::Stream(handler.run(Stream::new(io, info))))),
+            #[cfg(feature = "tls")]
+            Decision::Https(tls) => {
+                let (io, info) = shake(&tls, io, info, shake_until).await?;
+                let http2 = info.tls().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
+                return Ok(Some(Prepared::Tls(Rewind::new(io, Bytes::new()), info, http2)));
+            }
+            #[cfg(feature = "tls")]
+            Decision::TlsStream(tls, handler) => {
+                let (io, info) = shake(&tls, io, info, shake_until).await?;
+                return Ok(Some(Prepared::Stream(handler.run(Stream::new(io, info)))));
+            }
+            Decision::Close(why) => return Err(why.into()),
+            Decision::Own | Decision::Hello => return Err("nothing is served there".into()),
         }
 
-        let mut io = io;
         let enough = |ahead: &[u8]| ahead.len() >= PREFACE.len() || !PREFACE.starts_with(ahead);
         let ahead = timeout_at(head_until, read_ahead(&mut io, 1024, enough))
             .await
@@ -150,6 +167,61 @@ where
         biased;
         prepared = handshakes => prepared,
         () = tracked.draining() => Ok(None),
+    }
+}
+
+/// What becomes of a connection; its ClientHello is read if that is asked for.
+async fn decide<T>(
+    shared: &Shared,
+    io: &mut Rewind<T>,
+    info: &ConnectionInfo,
+    until: Instant,
+) -> Result<Decision, BoxError>
+where
+    T: AsyncRead + Unpin,
+{
+    #[cfg(feature = "tls")]
+    let own_tls = shared.tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let own_tls = false;
+    let mut decision = Decision::Own;
+    if let Some(decide) = &shared.decide {
+        decision = decide.decide(&Arrival { connection: info, hello: None, own_tls });
+        if matches!(decision, Decision::Hello) {
+            let hello = ClientHello::read(io, shared.config.max_head_size as usize);
+            let hello = timeout_at(until, hello).await.map_err(|_| "the ClientHello did not come in time")??;
+            decision = decide.decide(&Arrival { connection: info, hello: Some(&hello), own_tls });
+        }
+    }
+    Ok(match decision {
+        #[cfg(feature = "tls")]
+        Decision::Own if own_tls => shared.tls.clone().map_or(Decision::Own, Decision::Https),
+        Decision::Own if shared.own || shared.decide.is_none() => Decision::Http,
+        decision => decision,
+    })
+}
+
+#[cfg(feature = "tls")]
+async fn shake<T>(
+    tls: &ServerTls,
+    io: Rewind<T>,
+    info: ConnectionInfo,
+    until: Instant,
+) -> Result<(tokio_rustls::server::TlsStream<Rewind<T>>, ConnectionInfo), BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let shaken = timeout_at(until, tls.accept(io, info.socket_peer_addr())).await;
+    let (io, facts) = shaken.map_err(|_| "the TLS handshake took too long")??;
+    Ok((io, info.with_tls(facts)))
+}
+
+/// Waits for the end of what is not HTTP; cuts it when the drain's time is over.
+async fn stream(handling: Handling, tracked: &Tracked) -> Result<(), BoxError> {
+    tokio::select! {
+        biased;
+        () = handling => Ok(()),
+        () = tracked.cut() => Err("cut by the shutdown".into()),
     }
 }
 

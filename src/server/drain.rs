@@ -43,7 +43,11 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 /// # });
 /// ```
 #[derive(Clone)]
-pub struct Drain(Arc<Shared>);
+pub struct Drain {
+    shared: Arc<Shared>,
+    /// How far a part of the server is that ends before the rest.
+    branch: Option<Arc<AtomicU8>>,
+}
 
 struct Shared {
     stage: AtomicU8,
@@ -94,11 +98,14 @@ impl Drain {
     /// One that has not begun.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Shared {
-            stage: AtomicU8::new(Stage::Running as u8),
-            table: Mutex::default(),
-            changed: Notify::new(),
-        }))
+        let shared =
+            Shared { stage: AtomicU8::new(Stage::Running as u8), table: Mutex::default(), changed: Notify::new() };
+        Self { shared: Arc::new(shared), branch: None }
+    }
+
+    /// A part of it that can be begun and cut by itself, and is with the whole.
+    pub(super) fn branch(&self) -> Self {
+        Self { shared: self.shared.clone(), branch: Some(Arc::new(AtomicU8::new(Stage::Running as u8))) }
     }
 
     /// Puts one piece of work on the list.
@@ -115,7 +122,8 @@ impl Drain {
     /// How far it is.
     #[must_use]
     pub fn stage(&self) -> Stage {
-        match self.0.stage.load(Ordering::Acquire) {
+        let branch = self.branch.as_ref().map_or(0, |stage| stage.load(Ordering::Acquire));
+        match self.shared.stage.load(Ordering::Acquire).max(branch) {
             0 => Stage::Running,
             1 => Stage::Draining,
             _ => Stage::Cut,
@@ -159,7 +167,7 @@ impl Drain {
 
     async fn until(&self, done: impl Fn(&Self) -> bool) {
         loop {
-            let changed = self.0.changed.notified();
+            let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             // Before looking, or a change in between would be missed.
             changed.as_mut().enable();
@@ -171,18 +179,19 @@ impl Drain {
     }
 
     fn advance(&self, stage: Stage) {
-        if self.0.stage.fetch_max(stage as u8, Ordering::AcqRel) >= stage as u8 {
+        let own = self.branch.as_deref().unwrap_or(&self.shared.stage);
+        if own.fetch_max(stage as u8, Ordering::AcqRel) >= stage as u8 {
             return;
         }
         let wakers: Vec<Waker> = self.table().tracked.values().flatten().cloned().collect();
         for waker in wakers {
             waker.wake();
         }
-        self.0.changed.notify_waiters();
+        self.shared.changed.notify_waiters();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,7 +248,7 @@ impl Drop for Tracked {
         let last = table.tracked.is_empty();
         drop(table);
         if last {
-            self.drain.0.changed.notify_waiters();
+            self.drain.shared.changed.notify_waiters();
         }
     }
 }
@@ -282,6 +291,22 @@ mod tests {
         let report = drain.run(Duration::from_secs(3)).await;
         assert_eq!(report.cut, 1);
         assert!(report.took < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_branch_ends_by_itself_and_with_the_whole() {
+        let drain = Drain::new();
+        let (one, two) = (drain.branch(), drain.branch());
+        let (of_one, of_two) = (one.track(), two.track());
+        one.begin();
+        of_one.draining().await;
+        assert_eq!((drain.stage(), two.stage()), (Stage::Running, Stage::Running));
+        assert_eq!(drain.in_flight(), 2, "the whole waits for its branches");
+        drain.begin();
+        of_two.draining().await;
+        one.cut();
+        of_one.cut().await;
+        assert_eq!(of_two.stage(), Stage::Draining);
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ pub struct Listener {
     pub(super) proxy: Option<ProxyProtocol>,
     backlog: u32,
     reuse_port: bool,
+    pub(super) optional: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,12 @@ impl Listener {
         self
     }
 
+    /// Where it cannot be bound, the server does without it: that is a warning in the log, and no error. Default: false.
+    pub fn optional(mut self, optional: bool) -> Self {
+        self.optional = optional;
+        self
+    }
+
     /// Must be called within a tokio runtime.
     pub(super) fn bind(&mut self) -> io::Result<TcpListener> {
         match std::mem::replace(&mut self.source, Source::Addresses(Ok(Vec::new()))) {
@@ -93,7 +100,7 @@ impl Listener {
             Source::Addresses(addresses) => {
                 let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on");
                 for address in addresses? {
-                    match self.bind_to(address) {
+                    match bind_to(address, self.backlog, self.reuse_port) {
                         Ok(listener) => return Ok(listener),
                         Err(error) => {
                             failure = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
@@ -103,22 +110,6 @@ impl Listener {
                 Err(failure)
             }
         }
-    }
-
-    fn bind_to(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        // On Windows it would let another process take the address over.
-        #[cfg(unix)]
-        {
-            socket.set_reuse_address(true)?;
-            if self.reuse_port {
-                socket.set_reuse_port(true)?;
-            }
-        }
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-        TcpListener::from_std(socket.into())
     }
 }
 
@@ -132,6 +123,7 @@ impl From<Source> for Listener {
             proxy: None,
             backlog: 1024,
             reuse_port: false,
+            optional: false,
         }
     }
 }
@@ -146,4 +138,22 @@ impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Source::Tokio(listener).into()
     }
+}
+
+/// Binds one address.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "only Unix shares ports"))]
+pub(super) fn bind_to(address: SocketAddr, backlog: u32, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // On Windows it would let another process take the address over.
+    #[cfg(unix)]
+    {
+        socket.set_reuse_address(true)?;
+        if reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
 }

@@ -29,9 +29,12 @@ mod accept;
 mod body;
 mod config;
 mod connection;
+mod decide;
 mod drain;
+mod hello;
 mod io;
 mod listener;
+mod listening;
 mod pace;
 #[cfg(feature = "proxy-protocol")]
 mod proxy_protocol;
@@ -41,15 +44,20 @@ mod state;
 mod tests;
 mod wait;
 
+pub(crate) use self::listening::Prepared;
 #[cfg(feature = "proxy-protocol")]
 pub use self::proxy_protocol::ProxyProtocol;
 pub use self::{
     config::{MinimumRate, ServerConfig},
+    decide::{Arrival, Decide, Decision, Stream, StreamHandler},
     drain::{Drain, DrainReport, Stage, Tracked},
+    hello::ClientHello,
     listener::Listener,
+    listening::Listening,
 };
 
 use std::{
+    collections::HashMap,
     error::Error as StdError,
     fmt,
     future::pending,
@@ -60,9 +68,15 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+    time::sleep,
+};
 use tower_service::Service;
 
+use self::listening::Update;
 #[cfg(feature = "tls")]
 use crate::tls::server::ServerTls;
 use crate::{Body, BoxError};
@@ -79,22 +93,25 @@ use crate::{Body, BoxError};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use]
 pub struct Server {
     config: ServerConfig,
     listeners: Vec<Listener>,
     drain: Drain,
+    decide: Option<Arc<dyn Decide>>,
 }
 
 /// A server whose listeners are bound: clients that connect now wait until it serves.
-#[derive(Debug)]
 #[must_use]
 pub struct BoundServer {
     config: ServerConfig,
     listeners: Vec<(TcpListener, Listener)>,
     addresses: Vec<SocketAddr>,
     drain: Drain,
+    decide: Option<Arc<dyn Decide>>,
+    listening: Listening,
+    updates: mpsc::UnboundedReceiver<Update>,
 }
 
 impl Server {
@@ -126,23 +143,50 @@ impl Server {
         self
     }
 
+    /// Has `decide` say of each connection what becomes of it: HTTP, TLS with some certificates or others, a stream passed on as
+    /// it is, or nothing. Default: what the [`Listener`]s say.
+    ///
+    /// ```
+    /// use portcullis::server::{Arrival, Decision, Server, StreamHandler};
+    ///
+    /// let server = Server::default().decide(|arrival: &Arrival<'_>| match arrival.hello {
+    ///     None => Decision::Hello,
+    ///     Some(hello) if hello.server_name() == Some("db.example.com") => Decision::Stream(StreamHandler::new(
+    ///         |mut client| async move {
+    ///             if let Ok(mut backend) = tokio::net::TcpStream::connect("10.0.0.1:5432").await {
+    ///                 let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+    ///             }
+    ///         },
+    ///     )),
+    ///     Some(_) => Decision::Own,
+    /// });
+    /// # let _ = server;
+    /// ```
+    pub fn decide(mut self, decide: impl Decide) -> Self {
+        self.decide = Some(Arc::new(decide));
+        self
+    }
+
     /// Binds all listeners. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When one cannot be bound, naming its address.
     pub fn bind(self) -> std::io::Result<BoundServer> {
-        let mut bound = BoundServer {
-            config: self.config,
-            listeners: Vec::with_capacity(self.listeners.len()),
-            addresses: Vec::with_capacity(self.listeners.len()),
-            drain: self.drain,
-        };
+        let mut listeners = Vec::with_capacity(self.listeners.len());
+        let mut addresses = Vec::with_capacity(self.listeners.len());
         for mut listener in self.listeners {
-            let socket = listener.bind()?;
-            bound.addresses.push(socket.local_addr()?);
-            bound.listeners.push((socket, listener));
+            match listener.bind() {
+                Ok(socket) => {
+                    addresses.push(socket.local_addr()?);
+                    listeners.push((socket, listener));
+                }
+                Err(error) if listener.optional => tracing::warn!(%error, "the server does without a listener"),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(bound)
+        let (listening, updates) = Listening::new(addresses.clone());
+        let Self { config, drain, decide, .. } = self;
+        Ok(BoundServer { config, listeners, addresses, drain, decide, listening, updates })
     }
 
     /// Binds and serves until its [`Drain`] is begun.
@@ -196,6 +240,12 @@ impl BoundServer {
         &self.addresses
     }
 
+    /// The addresses it listens on beside those of its listeners, to replace them, also while it serves. At first none.
+    #[must_use]
+    pub fn listening(&self) -> Listening {
+        self.listening.clone()
+    }
+
     /// Its way down: to begin a shutdown from elsewhere, or to have it wait for more than connections.
     #[must_use]
     pub fn drain(&self) -> Drain {
@@ -236,28 +286,32 @@ impl BoundServer {
         S: Clone + Send + 'static,
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let Self { config, listeners, drain, .. } = self;
-        let config = Arc::new(config);
-        let slots = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let Self { config, listeners, drain, decide, listening, mut updates, .. } = self;
+        // What keeps it open is that somebody may still replace addresses.
+        drop(listening);
+        let mut serving = Serving {
+            service,
+            slots: Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            config: Arc::new(config),
+            drain: drain.clone(),
+            decide,
+            tasks: JoinSet::new(),
+            added: HashMap::new(),
+        };
         let _cut = CutOnDrop(drain.clone());
-        let mut accepting = JoinSet::new();
-        #[allow(unused_variables, reason = "without features there is only the socket")]
         for (socket, listener) in listeners {
-            let shared = connection::Shared {
-                config: config.clone(),
-                drain: drain.clone(),
-                #[cfg(feature = "tls")]
-                tls: listener.tls,
-                #[cfg(feature = "proxy-protocol")]
-                proxy: listener.proxy,
-            };
-            accepting.spawn(accept::accept(socket, service.clone(), Arc::new(shared), slots.clone()));
+            serving.own(socket, listener);
         }
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = drain.begun() => break,
+                Some(update) = updates.recv() => serving.update(update),
+            }
+        }
+        let Serving { config, tasks: mut accepting, service, .. } = serving;
         drop(service);
-        tokio::select! {
-            () = shutdown => {}
-            () = drain.begun() => {}
-        }
         drain.begin();
         accepting.shutdown().await;
         tracing::info!(connections = drain.in_flight(), timeout = ?config.drain_timeout, "shutting down");
@@ -290,6 +344,89 @@ pub fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send + 's
             pending::<()>().await;
         }
     })
+}
+
+/// What accepts.
+struct Serving<S> {
+    service: S,
+    config: Arc<ServerConfig>,
+    slots: Arc<Semaphore>,
+    drain: Drain,
+    decide: Option<Arc<dyn Decide>>,
+    tasks: JoinSet<()>,
+    /// Beside the server's own listeners.
+    added: HashMap<SocketAddr, (AbortHandle, Drain)>,
+}
+
+impl<S: connection::Serve> Serving<S> {
+    #[allow(unused_variables, clippy::needless_pass_by_value, reason = "without features there is only the socket")]
+    fn own(&mut self, socket: TcpListener, listener: Listener) {
+        let shared = connection::Shared {
+            config: self.config.clone(),
+            drain: self.drain.clone(),
+            #[cfg(feature = "tls")]
+            tls: listener.tls,
+            #[cfg(feature = "proxy-protocol")]
+            proxy: listener.proxy,
+            own: true,
+            decide: self.decide.clone(),
+        };
+        self.accept(socket, shared);
+    }
+
+    fn accept(&mut self, socket: TcpListener, shared: connection::Shared) -> AbortHandle {
+        self.tasks.spawn(accept::accept(socket, self.service.clone(), Arc::new(shared), self.slots.clone()))
+    }
+
+    fn update(&mut self, update: Update) {
+        while self.tasks.try_join_next().is_some() {}
+        for address in update.remove {
+            let Some((accepting, drain)) = self.added.remove(&address) else { continue };
+            accepting.abort();
+            drain.begin();
+            tracing::info!(%address, "no longer listening");
+            let timeout = self.config.drain_timeout;
+            self.tasks.spawn(async move {
+                sleep(timeout).await;
+                drain.cut();
+            });
+        }
+        for (address, socket) in update.add {
+            let drain = self.drain.branch();
+            let shared = connection::Shared {
+                config: self.config.clone(),
+                drain: drain.clone(),
+                #[cfg(feature = "tls")]
+                tls: None,
+                #[cfg(feature = "proxy-protocol")]
+                proxy: None,
+                own: false,
+                decide: self.decide.clone(),
+            };
+            let accepting = self.accept(socket, shared);
+            self.added.insert(address, (accepting, drain));
+            tracing::info!(%address, "listening");
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("config", &self.config)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for BoundServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundServer")
+            .field("config", &self.config)
+            .field("addresses", &self.addresses)
+            .field("listening", &self.listening)
+            .finish_non_exhaustive()
+    }
 }
 
 struct CutOnDrop(Drain);

@@ -36,7 +36,7 @@ use super::{
     files,
     tree::{Node, Value},
 };
-use crate::config::{Config, Endpoints, Filter, PathMatch};
+use crate::config::{Certificate, Config, Endpoints, Filter, ListenerProtocol, PathMatch};
 
 /// Joins the documents to one configuration; what is wrong with them goes to `report`.
 pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut Fingerprint) -> Config {
@@ -62,7 +62,7 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut 
                 continue;
             }
         };
-        for (certificate, origin) in config.certificates.iter_mut().zip(origins) {
+        for (certificate, origin) in certificates(&mut config).zip(origins) {
             certificate.origin = origin;
         }
         check(&config, &mut |field, fault| found(node.locate(&field), field, fault));
@@ -79,7 +79,10 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut 
                 found((line, column), field, Fault::Duplicate { first });
             }
         }
+        whole.listeners.append(&mut config.listeners);
         whole.routes.append(&mut config.routes);
+        whole.streams.append(&mut config.streams);
+        whole.services.append(&mut config.services);
         whole.upstreams.append(&mut config.upstreams);
         whole.certificates.append(&mut config.certificates);
     }
@@ -139,9 +142,19 @@ enum Pem {
     RevocationLists,
 }
 
+/// A configuration's certificates, in the order of [`read_references`].
+fn certificates(config: &mut Config) -> impl Iterator<Item = &mut Certificate> {
+    let of_listeners = config.listeners.iter_mut().flat_map(|listener| match &mut listener.protocol {
+        ListenerProtocol::Https(ends) | ListenerProtocol::Tls(ends) => ends.certificates.iter_mut(),
+        _ => [].iter_mut(),
+    });
+    of_listeners.chain(&mut config.certificates)
+}
+
 /// Puts the content of every file that is referred to in the place of its path. The certificates' files go to `origins`.
 fn read_references(document: &mut Document, origins: &mut Vec<String>, report: &mut Report, files: &mut Fingerprint) {
     let Document { file, folder, node } = document;
+    let named = file.clone();
     let mut read = |field: String, node: Option<&mut Node>, sort: Pem| {
         let node = node?;
         let at = Place { file: file.clone(), line: node.line, column: node.column };
@@ -165,13 +178,28 @@ fn read_references(document: &mut Document, origins: &mut Vec<String>, report: &
             read(format!("{field}.client_auth.key"), own.get_mut("key"), Pem::Key);
         }
     }
-    for (index, certificate) in list(node, "certificates").iter_mut().enumerate() {
-        let field = format!("certificates[{index}]");
-        let at = format!("{file}:{}: {field}", certificate.line);
-        let path = read(format!("{field}.cert"), certificate.get_mut("cert"), Pem::Certificates);
-        read(format!("{field}.key"), certificate.get_mut("key"), Pem::Key);
-        origins.push(path.map_or_else(|| at.clone(), |path| format!("{at} ({path})")));
+    let mut certificates = |field: &str, node: &mut Node, read: &mut dyn FnMut(String, Option<&mut Node>, Pem) -> _| {
+        for (index, certificate) in list(node, "certificates").iter_mut().enumerate() {
+            let field = format!("{field}certificates[{index}]");
+            let at = format!("{named}:{}: {field}", certificate.line);
+            let path: Option<String> = read(format!("{field}.cert"), certificate.get_mut("cert"), Pem::Certificates);
+            read(format!("{field}.key"), certificate.get_mut("key"), Pem::Key);
+            origins.push(path.map_or_else(|| at.clone(), |path| format!("{at} ({path})")));
+        }
+    };
+    for (index, listener) in list(node, "listeners").iter_mut().enumerate() {
+        for protocol in ["https", "tls"] {
+            let ends = listener.get_mut("protocol").and_then(|listener| listener.get_mut(protocol));
+            let Some(ends) = ends else { continue };
+            let field = format!("listeners[{index}].protocol.{protocol}.");
+            certificates(&field, ends, &mut read);
+            if let Some(client) = ends.get_mut("client") {
+                read(format!("{field}client.ca"), client.get_mut("ca"), Pem::Certificates);
+                read(format!("{field}client.crl"), client.get_mut("crl"), Pem::RevocationLists);
+            }
+        }
     }
+    certificates("", node, &mut read);
 }
 
 fn list<'a>(node: &'a mut Node, key: &str) -> &'a mut [Node] {

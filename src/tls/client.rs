@@ -169,6 +169,27 @@ impl ClientTls {
         Self { shared: Arc::clone(&self.shared), name: ServerName::IpAddress(address.into()) }
     }
 
+    /// Handshakes for what is not HTTP: without ALPN, which would have the server speak something else than whoever's bytes
+    /// are passed on.
+    pub(crate) async fn connect_stream(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, (Outcome, io::Error)> {
+        let config = self.shared.config().map_err(|e| (Outcome::TlsFailed, io::Error::other(e)))?;
+        let mut config = ClientConfig::clone(&config);
+        config.alpn_protocols.clear();
+        self.shake(Arc::new(config), stream).await
+    }
+
+    async fn shake(
+        &self,
+        config: Arc<ClientConfig>,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, (Outcome, io::Error)> {
+        let shaken = TlsConnector::from(config).connect(self.name.clone(), stream).await;
+        shaken.map_err(|error| match CertificateRefused::find(&error) {
+            Some(refused) => (Outcome::CertificateRefused, refused.into_io()),
+            None => (Outcome::TlsFailed, error),
+        })
+    }
+
     /// Handshakes; the answer says whether HTTP/2 is to be spoken.
     pub(crate) async fn connect(
         &self,
@@ -176,12 +197,7 @@ impl ClientTls {
         protocol: Protocol,
     ) -> Result<(TlsStream<TcpStream>, bool), (Outcome, io::Error)> {
         let config = self.shared.config().map_err(|e| (Outcome::TlsFailed, io::Error::other(e)))?;
-        let stream = TlsConnector::from(config).connect(self.name.clone(), stream).await.map_err(|error| {
-            match CertificateRefused::find(&error) {
-                Some(refused) => (Outcome::CertificateRefused, refused.into_io()),
-                None => (Outcome::TlsFailed, error),
-            }
-        })?;
+        let stream = self.shake(config, stream).await?;
         let h2 = match (protocol, stream.get_ref().1.alpn_protocol()) {
             (Protocol::Http1, _) => false,
             // Prior knowledge holds with TLS too: many gRPC servers speak no ALPN.

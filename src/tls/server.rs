@@ -21,7 +21,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 use super::{
     CertificateRefused, CertificateSource, NoProvider, Trust, default_provider, peer,
     trust::Anchors,
-    verify::{ClientVerifier, REFUSED},
+    verify::{Asks, ClientVerifier, REFUSED},
 };
 use crate::{config::Host, connection::TlsInfo};
 
@@ -36,7 +36,8 @@ const SESSIONS: usize = 4096;
 /// 1. By default none are asked for. [`client_certificates`](Self::client_certificates) says so for every name,
 ///    [`client_certificates_for`](Self::client_certificates_for) for some: the exact name goes before the longest wildcard, a
 ///    wildcard before the default. A client without SNI gets the default.
-/// 2. A certificate that is presented must be good, also where it is optional. Who presented it is in
+/// 2. A certificate that is presented must be good, also where it is optional, unless
+///    [anything](ClientCertificates::unverified) is let in. Who presented it is in
 ///    [`TlsInfo::peer_identity`](crate::connection::TlsInfo::peer_identity).
 /// 3. What is refused is logged at `info` with the peer's address, whose certificate it was, and why. The client is told by
 ///    TLS's own alert.
@@ -76,7 +77,7 @@ pub struct ServerTls {
 /// assert!(!ClientCertificates::off().is_required());
 /// ```
 #[derive(Debug, Clone)]
-pub struct ClientCertificates(Option<(Trust, bool)>);
+pub struct ClientCertificates(Option<(Trust, Asks)>);
 
 impl ClientCertificates {
     /// None are asked for.
@@ -88,19 +89,27 @@ impl ClientCertificates {
     /// They are asked for; a client without one is served too, without an identity.
     #[must_use]
     pub fn optional(trust: Trust) -> Self {
-        Self(Some((trust, false)))
+        Self(Some((trust, Asks::Optional)))
     }
 
     /// A client without one is refused in the handshake.
     #[must_use]
     pub fn required(trust: Trust) -> Self {
-        Self(Some((trust, true)))
+        Self(Some((trust, Asks::Required)))
+    }
+
+    /// They are asked for, and every client is served: one without, and one whose certificate is expired, revoked, or from
+    /// whom nobody here trusts. Only a good one makes an identity, and is among
+    /// [`TlsInfo::peer_certificates`](crate::connection::TlsInfo::peer_certificates).
+    #[must_use]
+    pub fn unverified(trust: Trust) -> Self {
+        Self(Some((trust, Asks::Unverified)))
     }
 
     /// Whether a client without one is refused.
     #[must_use]
     pub fn is_required(&self) -> bool {
-        matches!(self.0, Some((_, true)))
+        matches!(self.0, Some((_, Asks::Required)))
     }
 }
 
@@ -112,7 +121,7 @@ struct Policies {
 
 struct Policy {
     trust: Trust,
-    required: bool,
+    asks: Asks,
     /// What was made of the trust the last time that somebody looked.
     built: ArcSwapOption<Built>,
 }
@@ -132,6 +141,11 @@ impl ServerTls {
     pub fn new(source: impl CertificateSource) -> Result<Self, NoProvider> {
         let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self::from_rustls(configure(default_provider()?, None, Arc::new(Resolver(source)), alpn)?))
+    }
+
+    /// The same for what is not HTTP: no ALPN.
+    pub(crate) fn for_streams(source: impl CertificateSource) -> Result<Self, NoProvider> {
+        Ok(Self::from_rustls(configure(default_provider()?, None, Arc::new(Resolver(source)), Vec::new())?))
     }
 
     /// As rustls is configured. Its ALPN protocols should be `h2` and `http/1.1`, or one of them.
@@ -217,7 +231,13 @@ impl ServerTls {
                 .verify_client_cert(end_entity, intermediates, UnixTime::now())
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
-        let info = info(connection, &built.config);
+        let mut info = info(connection, &built.config);
+        if let Some((end_entity, intermediates)) = connection.peer_certificates().and_then(<[_]>::split_first)
+            && !built.verifier.vouches_for(end_entity, intermediates)
+        {
+            info.peer_certificates.clear();
+            info.peer_identity = None;
+        }
         Ok((stream, info))
     }
 }
@@ -253,8 +273,8 @@ fn fits(host: &Host, name: &str) -> bool {
 
 impl Policy {
     fn of(policy: ClientCertificates) -> Option<Arc<Self>> {
-        let (trust, required) = policy.0?;
-        Some(Arc::new(Self { trust, required, built: ArcSwapOption::empty() }))
+        let (trust, asks) = policy.0?;
+        Some(Arc::new(Self { trust, asks, built: ArcSwapOption::empty() }))
     }
 
     /// For the trust as it is now. Two handshakes at once may both build; the sessions of one are then lost, and no harm done.
@@ -266,7 +286,7 @@ impl Policy {
             return Ok(Arc::clone(built));
         }
         let anchors = Arc::clone(&anchors);
-        let verifier = Arc::new(ClientVerifier::new(Arc::clone(&anchors), self.required));
+        let verifier = Arc::new(ClientVerifier::new(Arc::clone(&anchors), self.asks));
         let config = configure(
             Arc::clone(plain.crypto_provider()),
             Some(verifier.clone()),
@@ -308,7 +328,7 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// What is known of a connection. rustls has the certificates of clients that the verifier accepted, and of no others.
+/// What is known of a connection. rustls has the certificates of clients that the verifier let in, and of no others.
 fn info(connection: &ServerConnection, config: &ServerConfig) -> TlsInfo {
     let certificates: Vec<Bytes> = connection
         .peer_certificates()

@@ -37,10 +37,11 @@ mod health;
 mod outliers;
 mod send;
 mod service;
+mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use self::service::ResponseFuture;
+pub use self::{service::ResponseFuture, stream::UpstreamStream};
 
 use std::{
     fmt,
@@ -270,6 +271,11 @@ impl Upstream {
     #[must_use]
     pub fn endpoints(&self) -> Arc<EndpointSet<Pool>> {
         self.0.endpoints.load_full()
+    }
+
+    /// Whether it is known to have no endpoint at all.
+    pub(crate) fn is_deserted(&self) -> bool {
+        *self.0.discovered.borrow() && self.0.endpoints.load().is_empty()
     }
 
     /// Its circuit breaker, if it has one.

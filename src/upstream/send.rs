@@ -141,7 +141,7 @@ fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Bo
 }
 
 /// Tells the balancer what a failed attempt says of its endpoint.
-fn settle(mut attempt: Attempt<Pool>, error: &Error) {
+pub(super) fn settle(mut attempt: Attempt<Pool>, error: &Error) {
     let now = Instant::now();
     if error.sent() == Sent::Stale {
         return attempt.cancel();

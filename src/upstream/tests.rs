@@ -19,7 +19,8 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    Body, Error, Outcome, Sent, balance::Availability, config::Endpoints, exchange::Exchange, upstream::discover::Dns,
+    Body, Error, Outcome, Sent, balance::Availability, config::Endpoints, connection::ConnectionInfo,
+    exchange::Exchange, upstream::discover::Dns,
 };
 
 /// Counts connections and requests.
@@ -429,4 +430,37 @@ async fn an_open_breaker_keeps_requests_from_all_endpoints() {
     };
     timeout(Duration::from_secs(20), probed).await.unwrap();
     assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
+}
+
+fn peer() -> ConnectionInfo {
+    ConnectionInfo::new(SocketAddr::from(([192, 0, 2, 7], 4711)), SocketAddr::from(([127, 0, 0, 1], 80)))
+}
+
+#[tokio::test]
+async fn a_stream_passes_over_an_endpoint_that_is_not_there_and_counts_as_long_as_it_lives() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let there = listener.local_addr().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let limits = config::PoolLimits { max_connections: 1, ..config::PoolLimits::default() };
+    let config = config::Upstream { pool: limits, ..config::Upstream::new("tcp", Endpoints::fixed([gone, there])) };
+    let upstream = Upstream::new(config).unwrap();
+    let pool = || upstream.endpoints().iter().find(|(e, _)| e.address() == there).unwrap().0.payload().stats().open;
+
+    let mut stream = upstream.connect_stream(&peer()).await.unwrap();
+    assert_eq!((stream.endpoint(), pool()), (there, 1));
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut heard = String::new();
+    accepted.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard, "ping");
+
+    let full = upstream.connect_stream(&peer()).await.unwrap_err();
+    assert!([Outcome::PoolExhausted, Outcome::ConnectFailed].contains(&full.outcome()), "{full}");
+    drop(stream);
+    assert_eq!(pool(), 0);
+    upstream.connect_stream(&peer()).await.unwrap();
+
+    let nobody = Upstream::new(config::Upstream::new("none", Endpoints::Static(vec![]))).unwrap();
+    assert_eq!(nobody.connect_stream(&peer()).await.unwrap_err().outcome(), Outcome::NoEndpoint);
 }

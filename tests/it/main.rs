@@ -10,6 +10,7 @@ mod failover;
 mod forwarding;
 mod http2;
 mod limits;
+mod listeners;
 mod observe;
 mod paths;
 mod peers;

@@ -78,7 +78,7 @@ impl Backends {
         mut parts: Parts,
         body: Body,
         arrived: Option<Arrived>,
-        found: Option<Found<'_, Rule>>,
+        found: Option<Found<'_, Arc<Rule>>>,
     ) -> Result<Sending, Error> {
         // By what the client asked for, whatever has been made of it.
         let rewritten = arrived.map(|Arrived(uri)| mem::replace(&mut parts.uri, uri));

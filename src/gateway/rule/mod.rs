@@ -63,7 +63,12 @@ impl Rule {
     }
 
     /// A request that this rule was found for.
-    pub(super) fn call(&self, mut parts: Parts, body: Body, found: route::Found<'_, Self>) -> Result<Sending, Error> {
+    pub(super) fn call(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        found: route::Found<'_, Arc<Self>>,
+    ) -> Result<Sending, Error> {
         if let Some(attempt) = self.attempt {
             parts.extensions.insert(AttemptTimeout(attempt));
         }

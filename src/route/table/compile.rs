@@ -6,14 +6,12 @@ use foldhash::fast::RandomState;
 use http::Method;
 use thiserror::Error;
 
-use super::{
-    CompiledRule, Entry, RouteTable, RuleFacts,
-    index::{HostIndex, Map},
-};
+use super::{CompiledRule, Entry, RouteTable, RuleFacts, index::HostIndex};
 use crate::{
     config::{Conflicts, Host, Match, PathMatch, Route, ValueMatch},
     route::{
         HostRank, PathRank, Specificity,
+        hosts::{HostMap, normal},
         path::{InvalidPath, normalize},
         request::Conditions,
     },
@@ -71,48 +69,35 @@ impl fmt::Display for Place {
 }
 
 pub(super) fn compile<T>(
-    routes: &[Route],
+    routes: &[(&Route, Vec<Host>)],
     conflicts: Conflicts,
     target: impl FnMut(&Route, usize) -> T,
 ) -> Result<RouteTable<T>, TableError> {
     let (entries, rules) = collect(routes, target)?;
-    let hosts: Vec<Vec<Host>> = routes.iter().map(hosts_of).collect();
+    let hosts: Vec<Vec<Host>> = routes.iter().map(|(_, hosts)| normal_hosts(hosts)).collect();
     if conflicts == Conflicts::Refuse {
         refuse_conflicts(&entries, &hosts)?;
     }
-    let mut table = RouteTable {
-        exact: Map::default(),
-        one_label: Map::default(),
-        wildcards: Map::default(),
-        longest_suffix: 0,
-        any: None,
-        entries: Vec::new(),
-        rules,
-    };
+    let mut indexes = HostMap::default();
     for (id, entry) in entries.iter().enumerate() {
         for host in entry.hosts(&hosts) {
-            table.host_mut(host).insert(&entry.path, id);
+            indexes.entry(host, || HostIndex::new(host.clone())).insert(&entry.path, id);
         }
     }
-    table.entries = entries;
-    let suffixes = table.one_label.keys().chain(table.wildcards.keys());
-    table.longest_suffix = suffixes.map(|suffix| suffix.len()).max().unwrap_or(0);
-    let RouteTable { exact, one_label, wildcards, any, .. } = &mut table;
-    let named = exact.values_mut().chain(one_label.values_mut()).chain(wildcards.values_mut());
-    named.chain(any).for_each(HostIndex::finish);
-    Ok(table)
+    indexes.values_mut().for_each(HostIndex::finish);
+    Ok(RouteTable { hosts: indexes, entries, rules })
 }
 
 /// Every match, the most specific first: an entry's place is its number. And every rule, as it is written.
 fn collect<T>(
-    routes: &[Route],
+    routes: &[(&Route, Vec<Host>)],
     mut target: impl FnMut(&Route, usize) -> T,
 ) -> Result<(Vec<Entry>, Vec<CompiledRule<T>>), TableError> {
     let mut rules = Vec::new();
     let mut entries = Vec::new();
     // A rule without matches takes every request.
     let everything = [Match::default()];
-    for (route_index, route) in routes.iter().enumerate() {
+    for (route_index, (route, _)) in routes.iter().enumerate() {
         let name: Arc<str> = route.name.as_str().into();
         for (rule_index, rule) in route.rules.iter().enumerate() {
             let matches = if rule.matches.is_empty() { everything.as_slice() } else { &rule.matches };
@@ -153,31 +138,9 @@ impl Entry {
     }
 }
 
-impl<T> RouteTable<T> {
-    fn host_mut(&mut self, host: &Host) -> &mut HostIndex {
-        let (map, name) = match host {
-            Host::Any => return self.any.get_or_insert_with(|| HostIndex::new(Host::Any)),
-            Host::Exact(name) => (&mut self.exact, name),
-            Host::Wildcard(suffix) => (&mut self.wildcards, suffix),
-            Host::OneLabelWildcard(suffix) => (&mut self.one_label, suffix),
-        };
-        map.entry(name.as_str().into()).or_insert_with(|| HostIndex::new(host.clone()))
-    }
-}
-
-/// A route's hosts, each once, in the form that requests' hosts are brought into.
-fn hosts_of(route: &Route) -> Vec<Host> {
-    let normal = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let mut hosts: Vec<Host> = route
-        .hosts
-        .iter()
-        .map(|host| match host {
-            Host::Any => Host::Any,
-            Host::Exact(name) => Host::Exact(normal(name)),
-            Host::Wildcard(suffix) => Host::Wildcard(normal(suffix)),
-            Host::OneLabelWildcard(suffix) => Host::OneLabelWildcard(normal(suffix)),
-        })
-        .collect();
+/// Hosts, each once, in the form that requests' hosts are brought into.
+fn normal_hosts(hosts: &[Host]) -> Vec<Host> {
+    let mut hosts: Vec<Host> = hosts.iter().map(normal).collect();
     if hosts.is_empty() {
         hosts.push(Host::Any);
     }

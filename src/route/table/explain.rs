@@ -46,7 +46,7 @@ pub(super) fn explain<'t, T>(table: &'t RouteTable<T>, request: RequestView<'_>)
     let winning = winner.and_then(|(host, id)| Some(table.entries.get(id)?.specificity_for(&host.host)));
     let mut candidates = Vec::new();
     let mut considered: HashSet<EntryId> = HashSet::new();
-    let _ = table.hosts::<()>(request.host().as_deref(), |host| {
+    let _ = table.hosts.walk::<()>(request.host().as_deref(), |host| {
         let mut path_fits = HashSet::new();
         let _ = host.walk::<()>(request.path(), |id| {
             path_fits.insert(id);

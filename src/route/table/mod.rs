@@ -15,12 +15,13 @@ use std::{fmt, ops::ControlFlow, sync::Arc};
 
 use http::{HeaderMap, Method, Request, Uri};
 
-use self::index::{EntryId, HostIndex, Map};
+use self::index::{EntryId, HostIndex};
 use super::{
     Specificity,
+    hosts::HostMap,
     request::{Conditions, RequestView},
 };
-use crate::config::{Conflicts, PathMatch, Route};
+use crate::config::{Conflicts, Host, PathMatch, Route};
 
 /// Routes, compiled: finds a request's rule without looking at every one.
 ///
@@ -65,13 +66,7 @@ use crate::config::{Conflicts, PathMatch, Route};
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub struct RouteTable<T> {
-    exact: Map<HostIndex>,
-    /// By what stands after `*.`.
-    one_label: Map<HostIndex>,
-    wildcards: Map<HostIndex>,
-    /// Longer suffixes than this need not be looked up.
-    longest_suffix: usize,
-    any: Option<HostIndex>,
+    hosts: HostMap<HostIndex>,
     entries: Vec<Entry>,
     rules: Vec<CompiledRule<T>>,
 }
@@ -137,6 +132,16 @@ impl<T> RouteTable<T> {
         conflicts: Conflicts,
         target: impl FnMut(&Route, usize) -> T,
     ) -> Result<Self, TableError> {
+        let routes: Vec<_> = routes.iter().map(|route| (route, route.hosts.clone())).collect();
+        compile::compile(&routes, conflicts, target)
+    }
+
+    /// Compiles routes, each for these hosts in the place of its own. `target` is called as in [`compile`](Self::compile).
+    pub(crate) fn compile_for(
+        routes: &[(&Route, Vec<Host>)],
+        conflicts: Conflicts,
+        target: impl FnMut(&Route, usize) -> T,
+    ) -> Result<Self, TableError> {
         compile::compile(routes, conflicts, target)
     }
 
@@ -169,9 +174,9 @@ impl<T> RouteTable<T> {
 
     /// The same table, its rules leading elsewhere: one target for each rule, in the order in which they were compiled.
     pub(super) fn with_targets<U>(self, targets: Vec<U>) -> RouteTable<U> {
-        let Self { exact, one_label, wildcards, longest_suffix, any, entries, rules } = self;
+        let Self { hosts, entries, rules } = self;
         let rules = rules.into_iter().zip(targets).map(|(rule, target)| CompiledRule { facts: rule.facts, target });
-        RouteTable { exact, one_label, wildcards, longest_suffix, any, entries, rules: rules.collect() }
+        RouteTable { hosts, entries, rules: rules.collect() }
     }
 
     fn find(&self, request: RequestView<'_>) -> Option<Found<'_, T>> {
@@ -187,7 +192,7 @@ impl<T> RouteTable<T> {
     /// The entry that wins, and the host it wins for.
     fn best(&self, request: RequestView<'_>) -> Option<(&HostIndex, EntryId)> {
         let path = request.path();
-        let walk = self.hosts(request.host().as_deref(), |host| {
+        let walk = self.hosts.walk(request.host().as_deref(), |host| {
             host.walk(path, |id| match self.entries.get(id) {
                 Some(entry) if entry.conditions.first_unmet(request).is_none() => ControlFlow::Break((host, id)),
                 _ => ControlFlow::Continue(()),
@@ -195,54 +200,12 @@ impl<T> RouteTable<T> {
         });
         walk.break_value()
     }
-
-    /// Shows the hosts that fit, the most specific first, until `visit` breaks.
-    fn hosts<'t, R>(
-        &'t self,
-        host: Option<&str>,
-        mut visit: impl FnMut(&'t HostIndex) -> ControlFlow<R>,
-    ) -> ControlFlow<R> {
-        if let Some(host) = host {
-            if let Some(index) = self.exact.get(host) {
-                visit(index)?;
-            }
-            if self.longest_suffix > 0 {
-                self.wildcard_hosts(host, &mut visit)?;
-            }
-        }
-        self.any.as_ref().map_or(ControlFlow::Continue(()), visit)
-    }
-
-    fn wildcard_hosts<'t, R>(
-        &'t self,
-        host: &str,
-        visit: &mut impl FnMut(&'t HostIndex) -> ControlFlow<R>,
-    ) -> ControlFlow<R> {
-        let mut rest = host;
-        let mut is_first_label = true;
-        while let Some((label, suffix)) = rest.split_once('.') {
-            // `.example.com` has no label in front.
-            let is_label = !(is_first_label && label.is_empty());
-            if is_label && suffix.len() <= self.longest_suffix {
-                if let Some(index) = self.one_label.get(suffix).filter(|_| is_first_label) {
-                    visit(index)?;
-                }
-                if let Some(index) = self.wildcards.get(suffix) {
-                    visit(index)?;
-                }
-            }
-            rest = suffix;
-            is_first_label = false;
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 impl<T> fmt::Debug for RouteTable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = self.exact.len() + self.one_label.len() + self.wildcards.len() + usize::from(self.any.is_some());
         f.debug_struct("RouteTable")
-            .field("hosts", &hosts)
+            .field("hosts", &self.hosts.len())
             .field("rules", &self.rules.len())
             .field("matches", &self.entries.len())
             .finish()

@@ -1,8 +1,11 @@
 //! The server against raw bytes, hyper's clients and real sockets.
 
+#[cfg(feature = "tls")]
+mod decide;
 mod drain;
 mod http;
 mod limits;
+mod listening;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -55,6 +58,8 @@ fn shared(config: ServerConfig, drain: &Drain) -> Arc<Shared> {
         tls: None,
         #[cfg(feature = "proxy-protocol")]
         proxy: None,
+        own: true,
+        decide: None,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A self-signed certificate for these names.
-fn certificate(names: &[&str]) -> Certificate {
+pub(super) fn certificate(names: &[&str]) -> Certificate {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let key = KeyPair::generate().unwrap();
     let cert = CertificateParams::new(names.clone()).unwrap().self_signed(&key).unwrap();
@@ -33,7 +33,7 @@ fn certificate(names: &[&str]) -> Certificate {
 
 /// Accepts anything: which certificate was shown is what the tests look at.
 #[derive(Debug)]
-struct Anything;
+pub(super) struct Anything;
 
 impl ServerCertVerifier for Anything {
     fn verify_server_cert(
@@ -70,7 +70,7 @@ impl ServerCertVerifier for Anything {
     }
 }
 
-fn client(versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> TlsConnector {
+pub(super) fn client(versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> TlsConnector {
     let mut config = ClientConfig::builder_with_provider(default_provider().unwrap())
         .with_protocol_versions(versions)
         .unwrap()
@@ -106,7 +106,11 @@ fn start(source: impl CertificateSource) -> SocketAddr {
     address
 }
 
-async fn connect(connector: &TlsConnector, address: SocketAddr, name: &str) -> io::Result<TlsStream<TcpStream>> {
+pub(super) async fn connect(
+    connector: &TlsConnector,
+    address: SocketAddr,
+    name: &str,
+) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     connector.connect(name, TcpStream::connect(address).await?).await
 }

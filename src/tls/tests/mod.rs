@@ -238,6 +238,28 @@ async fn an_optional_certificate_may_be_missing_and_may_not_be_bad() {
 }
 
 #[tokio::test]
+async fn an_unverified_certificate_lets_in_and_says_nothing() {
+    let (ca, other) = (ca(), ca());
+    let server = ServerTls::new(ca.identity(&[PAY])).unwrap();
+    let server = server.client_certificates(ClientCertificates::unverified(ca.trust()));
+    let none = UpstreamTls { roots: Roots::Pem(ca.pem.as_bytes().into()), ..expecting(PAY) };
+    let none = ClientTls::new(&none, "mesh.example", Protocol::Http1).unwrap();
+    let bad = Identity::new(&other.issue(&[CART]), ca.trust()).unwrap();
+    let bad = client(&bad, PAY);
+    // A session that is resumed is one of nobody, too.
+    for (client, resumed) in [(&none, false), (&bad, false), (&bad, true)] {
+        let (info, kind) = shake(&server, client).await;
+        let info = info.unwrap();
+        assert_eq!(info.peer_identity, None);
+        assert!(info.peer_certificates.is_empty());
+        assert_eq!(kind.unwrap() == HandshakeKind::Resumed, resumed);
+    }
+    let good = shake(&server, &client(&ca.identity(&[CART]), PAY)).await.0.unwrap();
+    assert_eq!(good.peer_identity.unwrap().to_string(), CART);
+    assert_eq!(good.peer_certificates.len(), 1);
+}
+
+#[tokio::test]
 async fn clients_are_asked_by_the_name_they_shake_hands_for() {
     let (ours, partners) = (ca(), ca());
     let server = ServerTls::new(ours.identity(&["*.example", "a.b.example", PAY]))

@@ -11,7 +11,6 @@ use super::{eventually, free_port, within};
 pub(crate) struct Output {
     pub(crate) code: i32,
     pub(crate) stdout: String,
-    #[expect(dead_code, reason = "read by whoever reads the message of a failed assertion")]
     pub(crate) stderr: String,
 }
 

@@ -1,0 +1,227 @@
+use std::net::SocketAddr;
+
+use axum::Router;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+use crate::{
+    Body,
+    config::{BackendRef, Config, Conflicts, Listener, ListenerProtocol, MeshParent, Route, Rule, StreamRoute},
+    connection::{ConnectionInfo, TlsInfo},
+    gateway::{BuildError, Gateway, ListenerError},
+};
+
+fn listener(name: &str, port: u16, host: &str) -> Listener {
+    Listener { addresses: vec![[127, 0, 0, 1].into()], host: host.parse().unwrap(), ..Listener::http(name, port) }
+}
+
+/// A route to a service of its own name.
+fn route(name: &str, listeners: &[&str], hosts: &[&str]) -> Route {
+    Route {
+        hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        listeners: listeners.iter().map(ToString::to_string).collect(),
+        rules: vec![Rule { backends: vec![BackendRef::new(name)], ..Rule::default() }],
+        ..Route::named(name)
+    }
+}
+
+fn config(
+    listeners: impl IntoIterator<Item = Listener>,
+    routes: impl IntoIterator<Item = Route>,
+    conflicts: Conflicts,
+) -> Config {
+    let (listeners, routes) = (listeners.into_iter().collect(), routes.into_iter().collect());
+    Config { listeners, routes, conflicts, ..Config::default() }
+}
+
+/// Every route's service says its name.
+fn build(config: Config) -> Result<Gateway, BuildError> {
+    let names: Vec<String> = config.routes.iter().map(|route| route.name.clone()).collect();
+    let mut builder = Gateway::builder(config);
+    for name in names {
+        builder = builder.local(name.clone(), Router::new().fallback(move || async move { name }));
+    }
+    builder.build()
+}
+
+fn error(config: Config) -> ListenerError {
+    match build(config) {
+        Err(BuildError::Listeners(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn at(local: &str) -> ConnectionInfo {
+    ConnectionInfo::new(SocketAddr::from(([192, 0, 2, 7], 4711)), local.parse().unwrap())
+}
+
+fn over_tls(local: &str, name: Option<&str>) -> ConnectionInfo {
+    at(local).with_tls(TlsInfo { server_name: name.map(Into::into), ..TlsInfo::default() })
+}
+
+/// The status, or what the service said.
+async fn ask(gateway: &Gateway, connection: Option<ConnectionInfo>, host: &str) -> String {
+    let mut request = Request::get("/").header("host", host).body(Body::empty()).unwrap();
+    request.extensions_mut().extend(
+        connection
+            .map(|connection| {
+                let mut extensions = http::Extensions::new();
+                extensions.insert(connection);
+                extensions
+            })
+            .unwrap_or_default(),
+    );
+    let response = gateway.clone().oneshot(request).await.unwrap();
+    if response.status() != StatusCode::OK {
+        return response.status().as_u16().to_string();
+    }
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap()
+}
+
+#[tokio::test]
+async fn the_most_specific_listener_owns_a_request_and_others_routes_do_not_see_it() {
+    let listeners =
+        [listener("any", 80, "*"), listener("wild", 80, "*.example.com"), listener("foo", 80, "foo.example.com")];
+    let routes = [
+        route("to-any", &["any"], &[]),
+        route("to-wild", &["wild"], &["bar.example.com", "foo.example.com"]),
+        route("elsewhere", &["wild"], &["bar.example.net"]),
+        route("to-foo", &["foo"], &["*.example.com"]),
+    ];
+    let gateway = build(config(listeners, routes, Conflicts::Refuse)).unwrap();
+    for (host, answer) in [
+        ("foo.example.com", "to-foo"),
+        ("FOO.example.com.:8080", "to-foo"),
+        ("bar.example.com", "to-wild"),
+        // The wildcard's listener owns it, and has no route for it.
+        ("baz.example.com", "404"),
+        ("example.com", "to-any"),
+        ("bar.example.net", "to-any"),
+    ] {
+        assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), host).await, answer, "{host}");
+    }
+    assert_eq!(
+        ask(&gateway, Some(at("127.0.0.1:81")), "foo.example.com").await,
+        "404",
+        "no listener, no routes for it"
+    );
+}
+
+#[tokio::test]
+async fn routes_belong_to_their_ports_and_unattached_ones_to_the_programs_own() {
+    let listeners = [listener("one", 80, "*.example.com"), listener("two", 81, "*")];
+    let mesh = Route {
+        services: vec![MeshParent { service: "a/b".into(), ..MeshParent::default() }],
+        ..route("mesh", &[], &[])
+    };
+    let routes = [route("both", &["one", "two"], &["a.example.com"]), route("free", &[], &[]), mesh];
+    let gateway = build(config(listeners, routes, Conflicts::Refuse)).unwrap();
+    let own = |local| Some(at(local).with_own_listener());
+    for (connection, host, answer) in [
+        (Some(at("127.0.0.1:80")), "a.example.com", "both"),
+        (Some(at("127.0.0.1:81")), "a.example.com", "both"),
+        (Some(at("127.0.0.1:81")), "b.example.com", "404"),
+        (Some(at("127.0.0.1:80")), "b.test", "404"),
+        // A port of the program's own.
+        (own("127.0.0.1:8080"), "a.example.com", "free"),
+        // One that is a listener's as well.
+        (own("127.0.0.1:80"), "a.example.com", "both"),
+        (own("127.0.0.1:80"), "b.example.com", "404"),
+        (own("127.0.0.1:80"), "b.test", "free"),
+        // Mounted somewhere: all of them.
+        (None, "a.example.com", "both"),
+        (None, "b.test", "free"),
+    ] {
+        assert_eq!(ask(&gateway, connection.clone(), host).await, answer, "{connection:?} {host}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_another_listener_than_the_handshakes_is_misdirected() {
+    let listeners = [listener("any", 443, "*"), listener("wild", 443, "*.a.test"), listener("foo", 443, "foo.a.test")];
+    let names = ["any", "wild", "foo"];
+    let routes = names.map(|name| route(&format!("to-{name}"), &[name], &[]));
+    let gateway = build(config(listeners, routes, Conflicts::Refuse)).unwrap();
+    for (name, host, answer) in [
+        (Some("foo.a.test"), "foo.a.test", "to-foo"),
+        (Some("foo.a.test"), "foo.a.test:443", "to-foo"),
+        (Some("foo.a.test"), "bar.a.test", "421"),
+        (Some("foo.a.test"), "other.test", "421"),
+        (Some("bar.a.test"), "baz.a.test", "to-wild"),
+        (Some("bar.a.test"), "foo.a.test", "421"),
+        (Some("other.test"), "another.test", "to-any"),
+        (Some("other.test"), "foo.a.test", "421"),
+        (None, "other.test", "to-any"),
+        (None, "foo.a.test", "421"),
+    ] {
+        let connection = over_tls("127.0.0.1:443", name);
+        assert_eq!(ask(&gateway, Some(connection), host).await, answer, "{name:?} {host}");
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_listener_answers_500_and_its_siblings_serve() {
+    let broken = Listener { invalid: Some("no such Secret".into()), ..listener("broken", 80, "b.test") };
+    let routes = [route("to-broken", &["broken"], &[]), route("to-any", &["any"], &[])];
+    let gateway = build(config([broken, listener("any", 80, "*")], routes, Conflicts::Refuse)).unwrap();
+    assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "b.test").await, "500");
+    assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "a.test").await, "to-any");
+}
+
+#[tokio::test]
+async fn what_one_author_asks_twice_is_refused_and_what_many_ask_is_joined() {
+    let twice = || [listener("one", 80, "a.test"), listener("two", 80, "a.test")];
+    let routes = || [route("first", &["one"], &[]), Route { created: Some(1), ..route("older", &["two"], &[]) }];
+    let refused = error(config(twice(), routes(), Conflicts::Refuse)).to_string();
+    assert_eq!(refused, "listeners `one` and `two` cannot share 127.0.0.1:80: they are for the same host");
+    let gateway = build(config(twice(), routes(), Conflicts::Oldest)).unwrap();
+    assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "a.test").await, "older");
+
+    let tcp = Listener { protocol: ListenerProtocol::Tcp, ..listener("tcp", 80, "*") };
+    let mixed = || [listener("one", 80, "a.test"), tcp.clone()];
+    let refused = error(config(mixed(), routes().into_iter().take(1), Conflicts::Refuse)).to_string();
+    assert!(refused.contains("`one` and `tcp` cannot share 127.0.0.1:80"), "{refused}");
+    let gateway = build(config(mixed(), routes().into_iter().take(1), Conflicts::Oldest)).unwrap();
+    assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "a.test").await, "first");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let tcp = Listener { protocol: ListenerProtocol::Tcp, ..listener("tcp", 90, "*") };
+    let stream = |listener: &str, backend: &str| StreamRoute {
+        name: "s".into(),
+        listeners: vec![listener.into()],
+        backends: vec![BackendRef::new(backend)],
+        ..StreamRoute::default()
+    };
+    let with_stream = |stream| Config {
+        streams: vec![stream],
+        ..config([tcp.clone(), listener("web", 80, "*")], [], Conflicts::Refuse)
+    };
+    for (config, expected) in [
+        (config([listener("a", 1, "*"), listener("a", 2, "*")], [], Conflicts::Refuse), "two listeners named `a`"),
+        (
+            config([], [route("r", &["nowhere"], &[])], Conflicts::Refuse),
+            "route `r`: there is no listener named `nowhere`",
+        ),
+        (config([tcp.clone()], [route("r", &["tcp"], &[])], Conflicts::Refuse), "`tcp` does not lead to routes"),
+        (with_stream(stream("web", "up")), "`web` does not lead to streams"),
+        (with_stream(stream("tcp", "up")), "stream `s`: there is no upstream named `up`"),
+    ] {
+        let error = error(config).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn bad_certificates_fail_one_author_and_only_one_listener_of_many() {
+    use crate::config::{Certificate, Termination};
+    let bad = Certificate { origin: "Secret x".into(), hosts: vec![], chain: vec![], key: vec![] };
+    let protocol = ListenerProtocol::Https(Termination { certificates: vec![bad], client: None });
+    let https = Listener { protocol, ..listener("https", 443, "*") };
+    let refused = error(config([https.clone()], [], Conflicts::Refuse)).to_string();
+    assert!(refused.starts_with("listener `https`: Secret x: "), "{refused}");
+    build(config([https], [], Conflicts::Oldest)).unwrap();
+}

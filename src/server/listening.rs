@@ -1,0 +1,142 @@
+//! Addresses that come and go while a server serves.
+
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{net::TcpListener, sync::mpsc};
+
+use super::listener::bind_to;
+
+/// The addresses that a server listens on beside its own [`Listener`](super::Listener)s: a handle to replace them while it
+/// serves.
+///
+/// 1. What is bound and stays is not touched. What is new is bound before anything changes, and when that fails nothing
+///    does.
+/// 2. What goes accepts nothing more; its connections are told that they end, finish what is in flight, and are cut after
+///    [`drain_timeout`](super::ServerConfig::drain_timeout).
+/// 3. An address that one of the server's own listeners has, also one with that port on all addresses, is not bound again.
+///    Nor is one of which all addresses are asked for.
+///
+/// What is spoken there is for [`Server::decide`](super::Server::decide) to say; without it, it is HTTP.
+///
+/// # Example
+/// ```
+/// # tokio_test::block_on(async {
+/// use portcullis::server::Server;
+///
+/// let server = Server::default().http("127.0.0.1:0").bind()?;
+/// let listening = server.listening();
+/// let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+/// listening.replace([free])?;
+/// assert_eq!(listening.addresses(), [free]);
+/// // A port that somebody else has: all stays as it was.
+/// let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// assert!(listening.replace([taken.local_addr()?]).is_err());
+/// assert_eq!(listening.addresses(), [free]);
+/// # Ok::<_, std::io::Error>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Listening(Arc<Inner>);
+
+struct Inner {
+    /// Of the server's own listeners.
+    own: Vec<SocketAddr>,
+    bound: Mutex<BTreeSet<SocketAddr>>,
+    updates: mpsc::UnboundedSender<Update>,
+}
+
+/// What a serving server is told.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub(super) remove: Vec<SocketAddr>,
+    pub(super) add: Vec<(SocketAddr, TcpListener)>,
+}
+
+/// Addresses that are bound and not yet served; dropped, they are not.
+#[must_use]
+pub(crate) struct Prepared<'a> {
+    listening: &'a Listening,
+    bound: MutexGuard<'a, BTreeSet<SocketAddr>>,
+    update: Update,
+}
+
+impl Listening {
+    pub(super) fn new(own: Vec<SocketAddr>) -> (Self, mpsc::UnboundedReceiver<Update>) {
+        let (updates, receiver) = mpsc::unbounded_channel();
+        (Self(Arc::new(Inner { own, bound: Mutex::default(), updates })), receiver)
+    }
+
+    /// Listens on these addresses, and on no others but those of the server's own listeners. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When one of them cannot be bound, naming it; then nothing changes.
+    pub fn replace(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> io::Result<()> {
+        let prepared = self
+            .prepare(addresses)
+            .map_err(|(address, error)| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        prepared.commit();
+        Ok(())
+    }
+
+    /// The addresses that are bound, without those of the server's own listeners.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound().iter().copied().collect()
+    }
+
+    /// Binds what is new. The error names the address that could not be.
+    pub(crate) fn prepare(
+        &self,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Prepared<'_>, (SocketAddr, io::Error)> {
+        let asked: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        let covered = |address: &SocketAddr| {
+            self.0.own.iter().any(|own| own == address || covers(own, address))
+                || asked.iter().any(|other| other != address && covers(other, address))
+        };
+        let wanted: BTreeSet<SocketAddr> = asked.iter().filter(|address| !covered(address)).copied().collect();
+        let bound = self.bound();
+        let mut add = Vec::new();
+        for address in wanted.difference(&bound) {
+            add.push((*address, bind_to(*address, BACKLOG, false).map_err(|error| (*address, error))?));
+        }
+        let remove = bound.difference(&wanted).copied().collect();
+        Ok(Prepared { listening: self, bound, update: Update { remove, add } })
+    }
+
+    fn bound(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        self.0.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As of a [`Listener`](super::Listener).
+const BACKLOG: u32 = 1024;
+
+/// Whether a socket on `wide` gets the connections to `address` as well: all addresses of a kind. Those of IPv6 include those
+/// of IPv4, unless the system was told otherwise.
+fn covers(wide: &SocketAddr, address: &SocketAddr) -> bool {
+    wide.port() == address.port() && wide.ip().is_unspecified() && (wide.is_ipv6() || address.is_ipv4())
+}
+
+impl Prepared<'_> {
+    /// Serves what is new, and ends what is no longer wanted.
+    pub(crate) fn commit(mut self) {
+        for address in &self.update.remove {
+            self.bound.remove(address);
+        }
+        self.bound.extend(self.update.add.iter().map(|(address, _)| *address));
+        // A server that has ended serves nothing.
+        let _ = self.listening.0.updates.send(self.update);
+    }
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("own", &self.0.own).field("bound", &self.addresses()).finish()
+    }
+}
