@@ -71,6 +71,7 @@
 
 mod backends;
 mod certificates;
+mod gateway_api;
 mod ingress;
 mod object;
 mod routes;
