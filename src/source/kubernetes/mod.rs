@@ -82,7 +82,11 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-use self::{backends::Backends, object::Objects};
+use self::{
+    backends::Backends,
+    gateway_api::{GatewayApi, Grants},
+    object::Objects,
+};
 use super::{Document, Report};
 use crate::config::{Config, Conflicts};
 
@@ -93,10 +97,13 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
         objects.add(document, report);
     }
     let ingresses = routes::served(&objects, &mut report.warnings);
+    let grants = Grants::new(&objects);
+    let (api, listeners) = GatewayApi::new(&objects, &grants, &mut report.warnings);
     let mut backends = Backends::new(&objects);
     let routes = routes::routes(&ingresses, &mut backends);
+    let streams = api.streams(&mut backends);
     let (upstreams, mut warnings) = backends.finish();
     report.warnings.append(&mut warnings);
     let certificates = certificates::certificates(&objects, &ingresses, report);
-    Config { routes, upstreams, certificates, conflicts: Conflicts::Oldest, ..Config::default() }
+    Config { listeners, routes, streams, upstreams, certificates, conflicts: Conflicts::Oldest, ..Config::default() }
 }

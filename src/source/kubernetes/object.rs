@@ -8,6 +8,9 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    gateway_api::{
+        ConfigMap, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, TcpRoute, TlsRoute, XListenerSet,
+    },
     ingress::{Ingress, IngressClass},
     secret::Secret,
     service::{EndpointSlice, Service},
@@ -56,10 +59,19 @@ tables! {
     services: Service,
     slices: EndpointSlice,
     secrets: Secret,
+    config_maps: ConfigMap,
+    namespaces: Namespace,
+    gateway_classes: GatewayClass,
+    gateways: Gateway,
+    listener_sets: ListenerSet,
+    experimental_listener_sets: XListenerSet,
+    reference_grants: ReferenceGrant,
+    tls_routes: TlsRoute,
+    tcp_routes: TcpRoute,
 }
 
-/// The objects of one kind.
-pub(super) struct Table<T>(BTreeMap<(String, String), Object<T>>);
+/// The objects of one kind: by namespace, then by name.
+pub(super) struct Table<T>(BTreeMap<String, BTreeMap<String, Object<T>>>);
 
 /// One object.
 pub(super) struct Object<T> {
@@ -166,12 +178,20 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&Object<T>> {
-        self.0.get(&(namespace.to_owned(), name.to_owned()))
+        self.0.get(namespace)?.get(name)
     }
 
     /// All of them, by namespace and name.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Object<T>> {
-        self.0.values()
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    /// All of them, the oldest first. One of unknown age counts as younger than any; the rest is settled by namespace and
+    /// name.
+    pub(super) fn by_age(&self) -> Vec<&Object<T>> {
+        let mut all: Vec<_> = self.iter().collect();
+        all.sort_by_key(|object| object.created.unwrap_or(i64::MAX));
+        all
     }
 }
 
@@ -180,7 +200,7 @@ impl<T: Kind> Table<T> {
         let Some(object) = Object::<T>::read(origin, report) else {
             return;
         };
-        match self.0.entry((object.namespace.clone(), object.name.clone())) {
+        match self.0.entry(object.namespace.clone()).or_default().entry(object.name.clone()) {
             btree_map::Entry::Vacant(place) => {
                 place.insert(object);
             }

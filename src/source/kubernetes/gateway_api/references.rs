@@ -1,8 +1,10 @@
 //! References between objects, as several kinds of the Gateway API write them.
 
+use std::{collections::HashSet, net::Ipv4Addr};
+
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::source::error::Fault;
+use crate::{config::Host, source::error::Fault};
 
 /// The API's own group.
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
@@ -12,7 +14,7 @@ pub(crate) const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 pub(crate) const CORE: &str = "";
 
 /// What a route wants to be attached to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ParentReference {
     #[serde(default = "own_group")]
@@ -28,7 +30,7 @@ pub(crate) struct ParentReference {
 }
 
 /// Where a rule's requests or connections go. `F` is what the kind of route has for `filters`; nothing by default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct BackendReference<F = IgnoredAny> {
     #[serde(default)]
     pub(crate) group: String,
@@ -156,4 +158,40 @@ fn secret() -> String {
 
 fn one() -> u32 {
     1
+}
+
+/// Reads a hostname of a Gateway, a listener or a route: a DNS name, or `*.` and a DNS name for one label and more.
+pub(crate) fn hostname(text: &str) -> Result<Host, Fault> {
+    let hint = "the Gateway API takes a DNS name, or `*.` and a DNS name";
+    match text.parse() {
+        Ok(Host::Any) => Err(Fault::Host(format!("`{text}` is not a host here: leave the field out to mean any host"))),
+        Ok(Host::Exact(name)) if name.starts_with('[') || name.parse::<Ipv4Addr>().is_ok() => {
+            Err(Fault::Host(format!("`{text}` is an address: {hint}; leave the field out to mean any host")))
+        }
+        Ok(host) => Ok(host),
+        Err(_) => Err(Fault::Host(format!("`{text}` is not a host: {hint}; without a port"))),
+    }
+}
+
+/// The same for a list of them.
+pub(crate) fn check_hostnames(hostnames: &[String], found: &mut dyn FnMut(String, Fault)) {
+    for (index, text) in hostnames.iter().enumerate() {
+        if let Err(fault) = hostname(text) {
+            found(format!("spec.hostnames[{index}]"), fault);
+        }
+    }
+}
+
+/// What the API server refuses of a route's parents: two references to one object that say the same of its sections.
+pub(crate) fn check_parents(parents: &[ParentReference], found: &mut dyn FnMut(String, Fault)) {
+    for (index, parent) in parents.iter().enumerate() {
+        parent.check(&format!("spec.parentRefs[{index}]"), found);
+    }
+    let mut seen = HashSet::new();
+    for (index, parent) in parents.iter().enumerate() {
+        if !seen.insert(parent) {
+            let why = "is there twice: remove one, or give each a `sectionName` or `port` of its own";
+            found(format!("spec.parentRefs[{index}]"), Fault::Invalid(why.to_owned()));
+        }
+    }
 }
