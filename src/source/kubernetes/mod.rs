@@ -100,10 +100,21 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
     let grants = Grants::new(&objects);
     let (api, listeners) = GatewayApi::new(&objects, &grants, &mut report.warnings);
     let mut backends = Backends::new(&objects);
-    let routes = routes::routes(&ingresses, &mut backends);
+    let mut routes = routes::routes(&ingresses, &mut backends);
+    routes.append(&mut api.routes(&mut backends));
+    let services = api.services(&routes, &mut backends);
     let streams = api.streams(&mut backends);
     let (upstreams, mut warnings) = backends.finish();
     report.warnings.append(&mut warnings);
     let certificates = certificates::certificates(&objects, &ingresses, report);
-    Config { listeners, routes, streams, upstreams, certificates, conflicts: Conflicts::Oldest, ..Config::default() }
+    Config {
+        listeners,
+        routes,
+        streams,
+        services,
+        upstreams,
+        certificates,
+        conflicts: Conflicts::Oldest,
+        ..Config::default()
+    }
 }
