@@ -60,9 +60,10 @@ pub(crate) struct PathMatch {
     pub(crate) value: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(crate) enum PathMatchType {
     Exact,
+    #[default]
     PathPrefix,
     RegularExpression,
 }
@@ -145,12 +146,6 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 impl Default for PathMatch {
     fn default() -> Self {
         Self { kind: PathMatchType::PathPrefix, value: "/".to_owned() }
-    }
-}
-
-impl Default for PathMatchType {
-    fn default() -> Self {
-        Self::PathPrefix
     }
 }
 

@@ -9,9 +9,7 @@ use super::{
     attach::BackendClient,
     filters::Filter,
     grpc_route::{GrpcMatch, GrpcRule, MethodMatch},
-    http_route::{
-        self, HttpMatch, HttpRule, LifetimeType, MatchType, PathMatchType, SessionPersistence, SessionType, pattern,
-    },
+    http_route::{self, HttpMatch, HttpRule, LifetimeType, MatchType, PathMatchType, SessionPersistence, SessionType},
     reference_grant::Referrer,
     references::{BackendReference, GROUP},
 };
@@ -174,7 +172,7 @@ fn value(asked: &http_route::ValueMatch) -> ValueMatch {
     match asked.kind {
         MatchType::Exact => ValueMatch::Exact(asked.value.clone()),
         #[cfg(feature = "regex")]
-        MatchType::RegularExpression => match pattern(&asked.value) {
+        MatchType::RegularExpression => match http_route::pattern(&asked.value) {
             Ok(pattern) => ValueMatch::Regex(pattern),
             // Refused when it was read.
             Err(_) => ValueMatch::Exact(asked.value.clone()),
@@ -186,7 +184,7 @@ fn value(asked: &http_route::ValueMatch) -> ValueMatch {
 
 fn regex_path(text: &str) -> PathMatch {
     #[cfg(feature = "regex")]
-    if let Ok(pattern) = pattern(text) {
+    if let Ok(pattern) = http_route::pattern(text) {
         return PathMatch::Regex(pattern);
     }
     // Refused when it was read.
@@ -224,7 +222,7 @@ fn duration(text: Option<&str>) -> Option<Duration> {
 fn timeouts(asked: &http_route::Timeouts) -> config::Timeouts {
     let request = duration(asked.request.as_deref());
     // Where only the whole has a limit, an attempt has none of its own, such as the upstream's default.
-    let backend_request = duration(asked.backend_request.as_deref()).or(request.map(|_| Duration::ZERO));
+    let backend_request = duration(asked.backend_request.as_deref()).or_else(|| request.map(|_| Duration::ZERO));
     config::Timeouts { request, backend_request }
 }
 
