@@ -62,7 +62,8 @@ pub struct Match {
     pub method: Option<Method>,
     /// Header fields, all of which must fit. Of several for one name only the first counts.
     pub headers: Vec<HeaderMatch>,
-    /// Query parameters, all of which must fit. Of a repeated parameter the first value counts.
+    /// Query parameters, all of which must fit. Of a repeated parameter the first value counts, and of several matches for
+    /// one name the first.
     pub query: Vec<QueryMatch>,
     /// Cookies, all of which must fit.
     pub cookies: Vec<CookieMatch>,
@@ -78,6 +79,8 @@ pub enum PathMatch {
     /// This path and everything below it, element by element: `/abc` fits `/abc`, `/abc/` and `/abc/def`, not `/abcd`.
     /// A slash at the end means nothing.
     Prefix(String),
+    /// A gRPC method of this name, of whatever service: `Echo` fits `/any.Service/Echo`.
+    GrpcMethod(String),
     /// The whole path fits this expression.
     #[cfg(feature = "regex")]
     Regex(Pattern),
@@ -151,6 +154,47 @@ pub struct InvalidPattern {
 }
 
 // === impl Host ===
+
+impl Host {
+    /// The hosts that are both one of these and one of `other`; `None` if there are none.
+    ///
+    /// # Example
+    /// ```
+    /// use portcullis::config::Host;
+    ///
+    /// let (wide, narrow) = ("*.example.com".parse::<Host>()?, "*.eu.example.com".parse::<Host>()?);
+    /// assert_eq!(wide.intersection(&narrow), Some(narrow));
+    /// assert_eq!(wide.intersection(&"example.com".parse()?), None);
+    /// # Ok::<_, portcullis::config::InvalidHost>(())
+    /// ```
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let narrower = match (self, other) {
+            (Self::Any, narrower) | (narrower, Self::Any) => Some(narrower),
+            (Self::Exact(name), Self::Exact(other)) => (name == other).then_some(self),
+            (exact @ Self::Exact(name), Self::Wildcard(suffix))
+            | (Self::Wildcard(suffix), exact @ Self::Exact(name)) => labels_before(name, suffix).map(|_| exact),
+            (exact @ Self::Exact(name), Self::OneLabelWildcard(suffix))
+            | (Self::OneLabelWildcard(suffix), exact @ Self::Exact(name)) => {
+                labels_before(name, suffix).filter(|label| !label.contains('.')).map(|_| exact)
+            }
+            (Self::Wildcard(one), Self::Wildcard(two)) if one == two || labels_before(one, two).is_some() => Some(self),
+            (Self::Wildcard(one), Self::Wildcard(two)) => labels_before(two, one).map(|_| other),
+            (Self::OneLabelWildcard(one), Self::OneLabelWildcard(two)) => (one == two).then_some(self),
+            // All hosts of the one-label wildcard end alike, so that either all are in the other or none is.
+            (narrow @ Self::OneLabelWildcard(one), Self::Wildcard(two))
+            | (Self::Wildcard(two), narrow @ Self::OneLabelWildcard(one)) => {
+                (one == two || labels_before(one, two).is_some()).then_some(narrow)
+            }
+        };
+        narrower.cloned()
+    }
+}
+
+/// What stands in front of `.` and this suffix, if something does.
+fn labels_before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+    name.strip_suffix(suffix)?.strip_suffix('.').filter(|labels| !labels.is_empty())
+}
 
 impl FromStr for Host {
     type Err = InvalidHost;
@@ -401,6 +445,37 @@ mod tests {
         for text in ["", ".", "a..b", "*.", "**.com", "a.*.com", "example.com:80", "http://a", "[::1", "-a.com", &long]
         {
             assert!(text.parse::<Host>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_in_common_are_those_of_the_narrower_one() {
+        let one_label = |suffix: &str| Host::OneLabelWildcard(suffix.to_owned());
+        let host = |text: &str| text.parse::<Host>().unwrap();
+        for (one, two, common) in [
+            (host("*"), host("*"), Some(host("*"))),
+            (host("*"), host("a.com"), Some(host("a.com"))),
+            (host("*"), host("*.a.com"), Some(host("*.a.com"))),
+            (host("*"), one_label("a.com"), Some(one_label("a.com"))),
+            (host("a.com"), host("a.com"), Some(host("a.com"))),
+            (host("a.com"), host("b.com"), None),
+            (host("a.com"), host("*.a.com"), None),
+            (host("ba.com"), host("*.a.com"), None),
+            (host("b.a.com"), host("*.a.com"), Some(host("b.a.com"))),
+            (host("c.b.a.com"), host("*.a.com"), Some(host("c.b.a.com"))),
+            (host("b.a.com"), one_label("a.com"), Some(host("b.a.com"))),
+            (host("c.b.a.com"), one_label("a.com"), None),
+            (host("*.a.com"), host("*.a.com"), Some(host("*.a.com"))),
+            (host("*.a.com"), host("*.b.a.com"), Some(host("*.b.a.com"))),
+            (host("*.a.com"), host("*.ba.com"), None),
+            (host("*.a.com"), one_label("a.com"), Some(one_label("a.com"))),
+            (host("*.a.com"), one_label("b.a.com"), Some(one_label("b.a.com"))),
+            (host("*.b.a.com"), one_label("a.com"), None),
+            (one_label("a.com"), one_label("a.com"), Some(one_label("a.com"))),
+            (one_label("a.com"), one_label("b.a.com"), None),
+        ] {
+            assert_eq!(one.intersection(&two), common, "{one:?} {two:?}");
+            assert_eq!(two.intersection(&one), common, "{two:?} {one:?}");
         }
     }
 

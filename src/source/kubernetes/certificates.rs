@@ -68,7 +68,8 @@ fn find<'a>(
     }
 }
 
-fn read(object: &Object<Secret>, hosts: Vec<Host>) -> Result<Certificate, Vec<Problem>> {
+/// A Secret's certificate with its key, for these hosts.
+pub(super) fn read(object: &Object<Secret>, hosts: Vec<Host>) -> Result<Certificate, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut value = |key, check: fn(&[u8]) -> Result<(), String>| {
         let bytes = object.value.value(key).unwrap_or_default();

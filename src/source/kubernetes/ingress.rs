@@ -96,7 +96,7 @@ pub(super) fn host(text: &str) -> Result<Host, Fault> {
 }
 
 impl Kind for Ingress {
-    const API_VERSION: &'static str = "networking.k8s.io/v1";
+    const API_VERSIONS: &'static [&'static str] = &["networking.k8s.io/v1"];
     const KIND: &'static str = "Ingress";
 
     fn check(&self, found: &mut dyn FnMut(String, Fault)) {
@@ -134,7 +134,7 @@ impl Kind for Ingress {
 }
 
 impl Kind for IngressClass {
-    const API_VERSION: &'static str = "networking.k8s.io/v1";
+    const API_VERSIONS: &'static [&'static str] = &["networking.k8s.io/v1"];
     const KIND: &'static str = "IngressClass";
     const NAMESPACED: bool = false;
 

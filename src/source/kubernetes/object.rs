@@ -8,6 +8,10 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    gateway_api::{
+        BackendTlsPolicy, ConfigMap, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, Namespace,
+        ReferenceGrant, TcpRoute, TlsRoute, XListenerSet,
+    },
     ingress::{Ingress, IngressClass},
     secret::Secret,
     service::{EndpointSlice, Service},
@@ -20,18 +24,58 @@ use crate::source::{
     tree::{Node, Value},
 };
 
-/// Every object that was read, by kind, namespace and name: the order of files and documents is lost here.
-#[derive(Default)]
-pub(crate) struct Objects {
-    pub(super) ingresses: Table<Ingress>,
-    pub(super) classes: Table<IngressClass>,
-    pub(super) services: Table<Service>,
-    pub(super) slices: Table<EndpointSlice>,
-    pub(super) secrets: Table<Secret>,
+/// Makes the tables of all kinds. A new kind is a line here.
+macro_rules! tables {
+    ($($table:ident: $kind:ty,)*) => {
+        /// Every object that was read, by kind, namespace and name: the order of files and documents is lost here.
+        #[derive(Default)]
+        pub(crate) struct Objects {
+            $(pub(super) $table: Table<$kind>,)*
+        }
+
+        impl Objects {
+            /// Reads an object of a kind that is used here; gives back one of another.
+            fn read(&mut self, version: &str, kind: &str, origin: Origin, report: &mut Report) -> Option<Origin> {
+                $(if <$kind>::KIND == kind && <$kind>::API_VERSIONS.contains(&version) {
+                    self.$table.read(origin, report);
+                    return None;
+                })*
+                Some(origin)
+            }
+        }
+
+        /// What the tables need to know of a kind, by its name: the version to write, and whether it has namespaces.
+        fn known(kind: &str) -> Option<(&'static str, bool)> {
+            $(if <$kind>::KIND == kind {
+                return Some((<$kind>::API_VERSIONS.first().copied().unwrap_or_default(), <$kind>::NAMESPACED));
+            })*
+            None
+        }
+    };
 }
 
-/// The objects of one kind.
-pub(super) struct Table<T>(BTreeMap<(String, String), Object<T>>);
+tables! {
+    ingresses: Ingress,
+    classes: IngressClass,
+    services: Service,
+    slices: EndpointSlice,
+    secrets: Secret,
+    config_maps: ConfigMap,
+    namespaces: Namespace,
+    gateway_classes: GatewayClass,
+    gateways: Gateway,
+    listener_sets: ListenerSet,
+    experimental_listener_sets: XListenerSet,
+    reference_grants: ReferenceGrant,
+    http_routes: HttpRoute,
+    grpc_routes: GrpcRoute,
+    backend_tls_policies: BackendTlsPolicy,
+    tls_routes: TlsRoute,
+    tcp_routes: TcpRoute,
+}
+
+/// The objects of one kind: by namespace, then by name.
+pub(super) struct Table<T>(BTreeMap<String, BTreeMap<String, Object<T>>>);
 
 /// One object.
 pub(super) struct Object<T> {
@@ -46,7 +90,8 @@ pub(super) struct Object<T> {
 
 /// What a kind of objects has to say of itself.
 pub(super) trait Kind: DeserializeOwned {
-    const API_VERSION: &'static str;
+    /// The versions it is read in; first the one to write.
+    const API_VERSIONS: &'static [&'static str];
     const KIND: &'static str;
     /// Whether its objects belong to namespaces.
     const NAMESPACED: bool = true;
@@ -80,7 +125,7 @@ impl Objects {
         self.add_one(origin, None, report);
     }
 
-    fn add_one(&mut self, mut origin: Origin, list: Option<(&str, &str)>, report: &mut Report) {
+    fn add_one(&mut self, origin: Origin, list: Option<(&str, &str)>, report: &mut Report) {
         let own = |field| origin.node.get(field).and_then(Node::text).map(str::to_owned);
         let version = own("apiVersion").or_else(|| list.map(|(version, _)| version.to_owned()));
         let kind = own("kind").or_else(|| list.map(|(_, kind)| kind.to_owned()));
@@ -93,45 +138,37 @@ impl Objects {
             report.problems.push(origin.problem(None, field, fault));
             return;
         };
-        match (&**version, &**kind) {
-            (Ingress::API_VERSION, Ingress::KIND) => self.ingresses.read(origin, report),
-            (IngressClass::API_VERSION, IngressClass::KIND) => self.classes.read(origin, report),
-            (Service::API_VERSION, Service::KIND) => self.services.read(origin, report),
-            (EndpointSlice::API_VERSION, EndpointSlice::KIND) => self.slices.read(origin, report),
-            (Secret::API_VERSION, Secret::KIND) => self.secrets.read(origin, report),
-            (_, kind) if kind.ends_with("List") && list.is_none() => {
-                // `kubectl get` wraps objects in a `List`; the API's own lists, such as `IngressList`, leave version
-                // and kind out of their items.
-                let item = kind.strip_suffix("List").filter(|item| !item.is_empty()).map(|item| (&**version, item));
-                let items = origin.node.get_mut("items").map(|items| std::mem::replace(&mut items.value, Value::Null));
-                match items {
-                    None | Some(Value::Null) => {}
-                    Some(Value::Sequence(nodes)) => {
-                        for (index, node) in nodes.into_iter().enumerate() {
-                            let file = origin.file.clone();
-                            self.add_one(Origin { file, node, prefix: format!("items[{index}].") }, item, report);
-                        }
-                    }
-                    Some(_) => {
-                        let fault = Fault::Invalid("must be a list of objects".to_owned());
-                        report.problems.push(origin.problem(None, "items", fault));
-                    }
+        let Some(origin) = self.read(version, kind, origin, report) else {
+            return;
+        };
+        if kind.ends_with("List") && list.is_none() {
+            self.add_list(origin, version, kind, report);
+            return;
+        }
+        let message = match known(kind) {
+            Some((right, _)) => format!("{version} {kind} is left out: write `{right}`"),
+            None => format!("{version} {kind} is none of the kinds used here, and is left out"),
+        };
+        let label = origin.label(kind);
+        report.warnings.push(origin.warning(Some(label), "apiVersion", message));
+    }
+
+    /// `kubectl get` wraps objects in a `List`; the API's own lists, such as `IngressList`, leave version and kind out of their
+    /// items.
+    fn add_list(&mut self, mut origin: Origin, version: &str, kind: &str, report: &mut Report) {
+        let item = kind.strip_suffix("List").filter(|item| !item.is_empty()).map(|item| (version, item));
+        let items = origin.node.get_mut("items").map(|items| std::mem::replace(&mut items.value, Value::Null));
+        match items {
+            None | Some(Value::Null) => {}
+            Some(Value::Sequence(nodes)) => {
+                for (index, node) in nodes.into_iter().enumerate() {
+                    let file = origin.file.clone();
+                    self.add_one(Origin { file, node, prefix: format!("items[{index}].") }, item, report);
                 }
             }
-            _ => {
-                let right = match &**kind {
-                    Ingress::KIND | IngressClass::KIND => Ingress::API_VERSION,
-                    EndpointSlice::KIND => EndpointSlice::API_VERSION,
-                    Service::KIND | Secret::KIND => Service::API_VERSION,
-                    _ => "",
-                };
-                let message = if right.is_empty() {
-                    format!("{version} {kind} is none of the kinds used here, and is left out")
-                } else {
-                    format!("{version} {kind} is left out: write `{right}`")
-                };
-                let label = origin.label(kind);
-                report.warnings.push(origin.warning(Some(label), "apiVersion", message));
+            Some(_) => {
+                let fault = Fault::Invalid("must be a list of objects".to_owned());
+                report.problems.push(origin.problem(None, "items", fault));
             }
         }
     }
@@ -145,12 +182,20 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&Object<T>> {
-        self.0.get(&(namespace.to_owned(), name.to_owned()))
+        self.0.get(namespace)?.get(name)
     }
 
     /// All of them, by namespace and name.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Object<T>> {
-        self.0.values()
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    /// All of them, the oldest first. One of unknown age counts as younger than any; the rest is settled by namespace and
+    /// name.
+    pub(super) fn by_age(&self) -> Vec<&Object<T>> {
+        let mut all: Vec<_> = self.iter().collect();
+        all.sort_by_key(|object| object.created.unwrap_or(i64::MAX));
+        all
     }
 }
 
@@ -159,7 +204,7 @@ impl<T: Kind> Table<T> {
         let Some(object) = Object::<T>::read(origin, report) else {
             return;
         };
-        match self.0.entry((object.namespace.clone(), object.name.clone())) {
+        match self.0.entry(object.namespace.clone()).or_default().entry(object.name.clone()) {
             btree_map::Entry::Vacant(place) => {
                 place.insert(object);
             }
@@ -279,9 +324,9 @@ impl Origin {
             return kind.to_owned();
         };
         let namespace = metadata.get("namespace").and_then(Node::text).filter(|namespace| !namespace.is_empty());
-        match (kind, namespace) {
-            (IngressClass::KIND, _) => format!("{kind} {name}"),
-            (_, namespace) => format!("{kind} {}/{name}", namespace.unwrap_or("default")),
+        match known(kind) {
+            Some((_, false)) => format!("{kind} {name}"),
+            _ => format!("{kind} {}/{name}", namespace.unwrap_or("default")),
         }
     }
 }

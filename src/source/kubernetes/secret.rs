@@ -53,7 +53,7 @@ fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
 }
 
 impl Kind for Secret {
-    const API_VERSION: &'static str = "v1";
+    const API_VERSIONS: &'static [&'static str] = &["v1"];
     const KIND: &'static str = "Secret";
 
     fn check(&self, found: &mut dyn FnMut(String, Fault)) {

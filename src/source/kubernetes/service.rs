@@ -110,7 +110,7 @@ impl SliceEndpoint {
 }
 
 impl Kind for Service {
-    const API_VERSION: &'static str = "v1";
+    const API_VERSIONS: &'static [&'static str] = &["v1"];
     const KIND: &'static str = "Service";
 
     fn check(&self, found: &mut dyn FnMut(String, Fault)) {
@@ -130,7 +130,7 @@ impl Kind for Service {
 }
 
 impl Kind for EndpointSlice {
-    const API_VERSION: &'static str = "discovery.k8s.io/v1";
+    const API_VERSIONS: &'static [&'static str] = &["discovery.k8s.io/v1"];
     const KIND: &'static str = "EndpointSlice";
 
     fn check(&self, found: &mut dyn FnMut(String, Fault)) {

@@ -3,6 +3,7 @@
 mod certificates;
 mod endpoints;
 mod faults;
+mod http_routes;
 mod order;
 mod routes;
 
