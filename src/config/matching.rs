@@ -62,7 +62,8 @@ pub struct Match {
     pub method: Option<Method>,
     /// Header fields, all of which must fit. Of several for one name only the first counts.
     pub headers: Vec<HeaderMatch>,
-    /// Query parameters, all of which must fit. Of a repeated parameter the first value counts.
+    /// Query parameters, all of which must fit. Of a repeated parameter the first value counts, and of several matches for
+    /// one name the first.
     pub query: Vec<QueryMatch>,
     /// Cookies, all of which must fit.
     pub cookies: Vec<CookieMatch>,
@@ -78,6 +79,8 @@ pub enum PathMatch {
     /// This path and everything below it, element by element: `/abc` fits `/abc`, `/abc/` and `/abc/def`, not `/abcd`.
     /// A slash at the end means nothing.
     Prefix(String),
+    /// A gRPC method of this name, of whatever service: `Echo` fits `/any.Service/Echo`.
+    GrpcMethod(String),
     /// The whole path fits this expression.
     #[cfg(feature = "regex")]
     Regex(Pattern),

@@ -171,7 +171,8 @@ pub struct UpstreamTls {
     /// address, or the name it was looked up by.
     pub server_name: Option<String>,
     /// The names of which the certificate must have at least one, in the place of `server_name`, which is then only asked
-    /// for. Default: `server_name` alone.
+    /// for. A wildcard in the certificate stands for one label. Default: `server_name` alone. Where `spiffe_id` or
+    /// `trust_domain` is given, that is what counts.
     #[cfg_attr(feature = "yaml", serde(rename = "sans"))]
     pub subject_names: Vec<SubjectName>,
     /// Who may have signed the certificate. Default: whom the system trusts.

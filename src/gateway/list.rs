@@ -48,6 +48,7 @@ fn conditions(asked: &Match, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match &asked.path {
         PathMatch::Exact(path) => write!(f, " ={path}")?,
         PathMatch::Prefix(path) => write!(f, " {path}")?,
+        PathMatch::GrpcMethod(method) => write!(f, " */{method}")?,
         #[cfg(feature = "regex")]
         PathMatch::Regex(pattern) => write!(f, " ~{}", pattern.as_str())?,
     }

@@ -16,9 +16,12 @@ impl Locals {
         self.0.insert(name, local);
     }
 
-    /// The service for a backend: by its whole name, or, for `namespace/service:port`, by the name without the port.
+    /// The service for a backend: by its whole name, or, for `namespace/service:port`, by the name without the port. Which way
+    /// the port is spoken to (`+grpc`, `@namespace/gateway`) does not matter.
     pub(super) fn find(&self, backend: &str) -> Option<&Local> {
-        self.0.get(backend).or_else(|| self.0.get(backend.rsplit_once(':')?.0))
+        let port = || backend.split(['+', '@']).next();
+        let service = || backend.rsplit_once(':').map(|(service, _)| service);
+        self.0.get(backend).or_else(|| self.0.get(port()?)).or_else(|| self.0.get(service()?))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

@@ -166,10 +166,16 @@ impl Conditions {
                 headers.push(header.clone());
             }
         }
+        let mut query: Vec<QueryMatch> = Vec::with_capacity(matching.query.len());
+        for parameter in &matching.query {
+            if query.iter().all(|first| first.name != parameter.name) {
+                query.push(parameter.clone());
+            }
+        }
         Self {
             method: matching.method.clone(),
             headers: headers.into(),
-            query: matching.query.clone().into(),
+            query: query.into(),
             cookies: matching.cookies.clone().into(),
         }
     }

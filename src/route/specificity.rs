@@ -4,10 +4,12 @@ use std::{cmp::Reverse, fmt, sync::Arc};
 
 /// How specific a match is, for one of its route's hosts. The greatest of those that fit a request wins.
 ///
-/// The fields are compared from first to last, as the Gateway API has it for `HTTPRoute`:
+/// The fields are compared from first to last, as the Gateway API has it for `HTTPRoute` and, its services and
+/// methods being paths, for `GRPCRoute`:
 ///
 /// 1. the host: exact before wildcard, longer before shorter, any host last;
-/// 2. the path: exact, then a regular expression (the longer expression first), then the longest prefix;
+/// 2. the path: exact, then a regular expression (the longer expression first), then the longest prefix, then a gRPC method
+///    of any service, then any path;
 /// 3. a method is asked for;
 /// 4. the number of headers asked for; a cookie is counted as one, since it is part of one;
 /// 5. the number of query parameters asked for;
@@ -59,6 +61,10 @@ pub enum HostRank {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum PathRank {
+    /// Any path.
+    Any,
+    /// A gRPC method of this length, whatever its service: any service named at all is closer.
+    GrpcMethod(usize),
     /// A prefix of this length, without a slash at its end.
     Prefix(usize),
     /// A regular expression of this length.
@@ -157,10 +163,10 @@ mod tests {
             ..base()
         };
         let ladder = [
-            (Specificity { host: HostRank::Exact, path: PathRank::Prefix(0), ..least.clone() }, TieBreak::Host),
-            (Specificity { host: wildcard(9, false), path: PathRank::Prefix(0), ..least.clone() }, TieBreak::Host),
-            (Specificity { host: wildcard(8, true), path: PathRank::Prefix(0), ..least.clone() }, TieBreak::Host),
-            (Specificity { host: wildcard(8, false), path: PathRank::Prefix(0), ..least.clone() }, TieBreak::Host),
+            (Specificity { host: HostRank::Exact, path: PathRank::Any, ..least.clone() }, TieBreak::Host),
+            (Specificity { host: wildcard(9, false), path: PathRank::Any, ..least.clone() }, TieBreak::Host),
+            (Specificity { host: wildcard(8, true), path: PathRank::Any, ..least.clone() }, TieBreak::Host),
+            (Specificity { host: wildcard(8, false), path: PathRank::Any, ..least.clone() }, TieBreak::Host),
             (Specificity { path: PathRank::Exact, ..least.clone() }, TieBreak::Path),
             (Specificity { path: PathRank::Regex(9), ..least.clone() }, TieBreak::Path),
             (Specificity { path: PathRank::Regex(1), ..least.clone() }, TieBreak::Path),

@@ -34,6 +34,16 @@ pub(super) fn check_key(text: &[u8]) -> Result<(), String> {
     }
 }
 
+/// Whether these certificates, which are PEM, can be authorities: a configuration is not made of what nobody can verify by.
+#[cfg(feature = "kubernetes")]
+pub(super) fn check_authorities(text: &[u8]) -> Result<(), String> {
+    for certificate in CertificateDer::pem_slice_iter(text).flatten() {
+        webpki::anchor_from_trusted_cert(&certificate)
+            .map_err(|error| format!("a certificate cannot be an authority: {error}"))?;
+    }
+    Ok(())
+}
+
 /// The parser's words, without the text it read: it may be of a key.
 fn why(error: &pem::Error) -> &'static str {
     match error {

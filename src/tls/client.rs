@@ -62,7 +62,7 @@ pub enum ClientTlsError {
 ///    server among its subject alternative names (RFC 9110 section 4.3.4; RFC 9525). The subject's common name is never
 ///    looked at.
 /// 3. Where a SPIFFE ID or a trust domain is expected, the certificate's only URI must be that, and its other names do not
-///    matter.
+///    matter. Where subject names are expected, it must have at least one of them, and the server's name does not matter.
 /// 4. SNI carries the server's name, unless that is an IP address (RFC 6066 section 3).
 /// 5. ALPN offers what the protocol allows: `http/1.1`, `h2`, or both with `h2` first.
 /// 6. With an [`Identity`], each new connection shows and trusts what the identity is then. Sessions are resumed only as
@@ -148,7 +148,8 @@ impl ClientTls {
         let expected = match (&tls.spiffe_id, &tls.trust_domain) {
             (Some(id), _) => Expected::SpiffeId(id.clone()),
             (None, Some(domain)) => Expected::TrustDomain(domain.clone()),
-            (None, None) => Expected::Name,
+            (None, None) if tls.subject_names.is_empty() => Expected::Name,
+            (None, None) => Expected::AnyOf(tls.subject_names.as_slice().into()),
         };
         let alpn: &[&[u8]] = match protocol {
             Protocol::Auto => &[b"h2", b"http/1.1"],

@@ -10,14 +10,17 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::KeyUsage;
+use webpki::{EndEntityCert, KeyUsage};
 
 use super::{
     peer,
     refused::WrongIdentity,
     trust::{Anchors, refusal},
 };
-use crate::identity::{PeerIdentity, SpiffeId, TrustDomain};
+use crate::{
+    config::SubjectName,
+    identity::{PeerIdentity, SpiffeId, TrustDomain},
+};
 
 tokio::task_local! {
     /// Whose certificate was refused in the handshake of this task: rustls' errors do not tell.
@@ -29,6 +32,8 @@ tokio::task_local! {
 pub(super) enum Expected {
     /// The server by the name that it is called by.
     Name,
+    /// One that has at least one of these names, whatever it is called by.
+    AnyOf(Arc<[SubjectName]>),
     SpiffeId(SpiffeId),
     TrustDomain(TrustDomain),
 }
@@ -36,7 +41,7 @@ pub(super) enum Expected {
 impl Expected {
     fn check(&self, peer: &PeerIdentity) -> Result<(), Error> {
         let (fits, expected): (bool, &dyn fmt::Display) = match self {
-            Self::Name => return Ok(()),
+            Self::Name | Self::AnyOf(_) => return Ok(()),
             Self::SpiffeId(id) => (peer.spiffe_id() == Some(id), id),
             Self::TrustDomain(domain) => (peer.spiffe_id().is_some_and(|id| domain.has(id)), domain),
         };
@@ -45,6 +50,38 @@ impl Expected {
         }
         let why = WrongIdentity { expected: expected.to_string(), presented: peer.to_string() };
         Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+    }
+}
+
+/// That a certificate has one of these names.
+fn check_names(names: &[SubjectName], certificate: &EndEntityCert<'_>) -> Result<(), Error> {
+    if names.iter().any(|name| has_name(name, certificate)) {
+        return Ok(());
+    }
+    let expected: Vec<_> = names
+        .iter()
+        .map(|name| match name {
+            SubjectName::Dns(name) => name.as_str(),
+            SubjectName::Uri(uri) => uri.as_str(),
+        })
+        .collect();
+    let why = WrongIdentity { expected: expected.join(" or "), presented: peer::names(certificate).to_string() };
+    Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+}
+
+/// URIs are compared byte by byte. A DNS name's wildcard, in the certificate or in what is expected, stands for one label.
+fn has_name(name: &SubjectName, certificate: &EndEntityCert<'_>) -> bool {
+    match name {
+        SubjectName::Uri(uri) => certificate.valid_uri_names().any(|found| found == uri),
+        SubjectName::Dns(name) => match name.strip_prefix("*.") {
+            None => ServerName::try_from(name.as_str())
+                .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok()),
+            Some(suffix) => certificate.valid_dns_names().any(|found| {
+                found
+                    .split_once('.')
+                    .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix))
+            }),
+        },
     }
 }
 
@@ -67,6 +104,7 @@ impl ServerCertVerifier for ServerVerifier {
         let certificate = self.anchors.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
         match &self.expected {
             Expected::Name => certificate.verify_is_valid_for_subject_name(server_name).map_err(refusal)?,
+            Expected::AnyOf(names) => check_names(names, &certificate)?,
             expected => expected.check(&peer::names(&certificate))?,
         }
         Ok(ServerCertVerified::assertion())

@@ -209,9 +209,10 @@ fn entry(
             if prefix.ends_with('/') {
                 prefix.pop();
             }
-            let rank = PathRank::Prefix(prefix.len());
+            let rank = if prefix.is_empty() { PathRank::Any } else { PathRank::Prefix(prefix.len()) };
             (PathMatch::Prefix(prefix), rank)
         }
+        PathMatch::GrpcMethod(method) => (PathMatch::GrpcMethod(method.clone()), PathRank::GrpcMethod(method.len())),
         #[cfg(feature = "regex")]
         PathMatch::Regex(pattern) => (PathMatch::Regex(pattern.clone()), PathRank::Regex(pattern.as_str().len())),
     };
@@ -250,7 +251,7 @@ enum Value<'a> {
 impl<'a> Asked<'a> {
     fn by(entry: &'a Entry) -> Self {
         let text = match &entry.path {
-            PathMatch::Exact(path) | PathMatch::Prefix(path) => path,
+            PathMatch::Exact(path) | PathMatch::Prefix(path) | PathMatch::GrpcMethod(path) => path,
             #[cfg(feature = "regex")]
             PathMatch::Regex(pattern) => pattern.as_str(),
         };

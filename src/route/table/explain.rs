@@ -101,6 +101,7 @@ fn path_words(path: &PathMatch) -> String {
         PathMatch::Exact(path) => format!("exactly `{path}`"),
         PathMatch::Prefix(prefix) if prefix.is_empty() => "anything".to_owned(),
         PathMatch::Prefix(prefix) => format!("`{prefix}` and below"),
+        PathMatch::GrpcMethod(method) => format!("the gRPC method `{method}` of any service"),
         #[cfg(feature = "regex")]
         PathMatch::Regex(pattern) => format!("something like `{}`", pattern.as_str()),
     }

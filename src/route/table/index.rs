@@ -12,6 +12,9 @@ pub(super) type Map<V> = HashMap<Box<str>, V, RandomState>;
 /// An entry's number: the smaller, the more specific, as long as the host is the same.
 pub(super) type EntryId = usize;
 
+/// The place of the root, by which all paths go, in the tree.
+const ROOT: usize = 0;
+
 /// The matches for one host. Every list is in ascending order, and so is the walk.
 #[derive(Debug)]
 pub(super) struct HostIndex {
@@ -20,6 +23,8 @@ pub(super) struct HostIndex {
     /// Few, as a rule: each is tried in turn.
     #[cfg(feature = "regex")]
     regexes: Vec<(crate::config::Pattern, EntryId)>,
+    /// By method, whatever the service: behind every prefix but the root's.
+    grpc_methods: Map<Vec<EntryId>>,
     /// A tree of path segments; the root is first, and children come after their parents.
     nodes: Vec<Node>,
 }
@@ -39,6 +44,7 @@ impl HostIndex {
             exact: Map::default(),
             #[cfg(feature = "regex")]
             regexes: Vec::new(),
+            grpc_methods: Map::default(),
             nodes: vec![Node::default()],
         }
     }
@@ -48,9 +54,10 @@ impl HostIndex {
         match path {
             PathMatch::Exact(path) => self.exact.entry(path.as_str().into()).or_default().push(id),
             PathMatch::Prefix(prefix) => {
-                let node = segments(prefix).fold(0, |node, segment| self.child(node, segment));
+                let node = segments(prefix).fold(ROOT, |node, segment| self.child(node, segment));
                 self.nodes[node].entries.push(id);
             }
+            PathMatch::GrpcMethod(method) => self.grpc_methods.entry(method.as_str().into()).or_default().push(id),
             #[cfg(feature = "regex")]
             PathMatch::Regex(pattern) => self.regexes.push((pattern.clone(), id)),
         }
@@ -89,17 +96,23 @@ impl HostIndex {
                 visit(*id)?;
             }
         }
-        let mut next = Some(self.deepest(path));
+        let mut next = Some(self.deepest(path)).filter(|&node| node != ROOT);
         while let Some(node) = next.and_then(|node| self.nodes.get(node)) {
             node.entries.iter().try_for_each(|&id| visit(id))?;
-            next = node.above;
+            next = node.above.filter(|&node| node != ROOT);
         }
-        ControlFlow::Continue(())
+        if !self.grpc_methods.is_empty()
+            && let Some(entries) = grpc_method(path).and_then(|method| self.grpc_methods.get(method))
+        {
+            entries.iter().try_for_each(|&id| visit(id))?;
+        }
+        let root = self.nodes.get(ROOT).map(|root| root.entries.as_slice()).unwrap_or_default();
+        root.iter().try_for_each(|&id| visit(id))
     }
 
     /// The deepest node on the path's way. All paths, also `*`, go by the root.
     fn deepest(&self, path: &str) -> usize {
-        let mut deepest = 0;
+        let mut deepest = ROOT;
         for segment in segments(path) {
             match self.nodes.get(deepest).and_then(|node| node.children.get(segment)) {
                 Some(&child) => deepest = child,
@@ -111,13 +124,20 @@ impl HostIndex {
 
     /// Every entry, in ascending order.
     pub(super) fn entries(&self) -> Vec<EntryId> {
-        let lists = self.exact.values().chain(self.nodes.iter().map(|node| &node.entries));
+        let lists =
+            self.exact.values().chain(self.grpc_methods.values()).chain(self.nodes.iter().map(|node| &node.entries));
         let mut all: Vec<EntryId> = lists.flatten().copied().collect();
         #[cfg(feature = "regex")]
         all.extend(self.regexes.iter().map(|(_, id)| id));
         all.sort_unstable();
         all
     }
+}
+
+/// The method of a gRPC path, which is `/service/method`.
+fn grpc_method(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.contains('/')).then_some(method)
 }
 
 /// A path's elements. A slash at the end does not count; what does not begin with one has none.

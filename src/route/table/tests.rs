@@ -146,6 +146,43 @@ fn of_several_header_matches_for_one_name_the_first_counts() {
 }
 
 #[test]
+fn of_several_query_matches_for_one_name_the_first_counts() {
+    let query = |name: &str, value: &str| QueryMatch { name: name.into(), value: ValueMatch::Exact(value.into()) };
+    let matching = Match { query: vec![query("a", "1"), query("a", "2"), query("A", "3")], ..Match::default() };
+    let table = compile(&[route("r", &[], [rule([matching])])]);
+    assert!(table.lookup(&get("/?a=1&A=3")).is_some());
+    assert!(table.lookup(&get("/?a=2&A=3")).is_none());
+    assert!(table.lookup(&get("/?a=1")).is_none(), "case matters in parameters' names");
+    assert_eq!(table.explain(&get("/?a=1&A=3")).winner().unwrap().specificity().query, 2);
+}
+
+#[test]
+fn a_grpc_method_stands_between_services_and_everything() {
+    let method = |name: &str| Match { path: PathMatch::GrpcMethod(name.into()), ..Match::default() };
+    let table = compile(&[route(
+        "r",
+        &[],
+        [rule([]), rule([method("Echo")]), rule([Match::prefix("/a.A")]), rule([Match::exact("/a.A/Echo")])],
+    )]);
+    for (path, target) in [
+        ("/a.A/Echo", "r3"),
+        ("/a.A/Other", "r2"),
+        ("/b.B/Echo", "r1"),
+        ("/b.B/echo", "r0"),
+        ("/b.B/Echo/", "r0"),
+        ("/b.B/x/Echo", "r0"),
+        ("//Echo", "r0"),
+        ("/Echo", "r0"),
+        ("/", "r0"),
+    ] {
+        assert_eq!(winner(&table, path).as_deref(), Some(target), "{path}");
+    }
+    let text = table.explain(&get("/b.B/Echo")).to_string();
+    assert!(text.contains("path the gRPC method `Echo` of any service): wins"), "{text}");
+    assert!(text.contains("path anything): fits, but the winner names the path more closely"), "{text}");
+}
+
+#[test]
 fn equal_demands_are_refused_naming_both() {
     let asking = |first: &str, second: &str| {
         let headers = vec![HeaderMatch::exact(first, "1").unwrap(), HeaderMatch::exact(second, "1").unwrap()];
@@ -264,8 +301,9 @@ fn any_path() -> impl Strategy<Value = PathMatch> {
     let slash = select(vec!["", "/"]);
     let literal = (path, slash).prop_map(|(path, slash)| if path == "/" { path } else { path + slash });
     let regex = select(vec!["/a/.*", "/.*", "/a|/b", "/(a/)+b?", "/a/b"]);
-    (0..5, literal, regex).prop_map(|(kind, literal, regex)| match kind {
+    (0..6, literal, regex).prop_map(|(kind, literal, regex)| match kind {
         0 => PathMatch::Exact(literal),
+        2 => PathMatch::GrpcMethod(regex[1..2].to_owned()),
         #[cfg(feature = "regex")]
         1 => PathMatch::Regex(regex.parse().unwrap()),
         _ => {
@@ -362,14 +400,19 @@ fn reference(routes: &[Route], request: &Request<()>) -> Option<[usize; 3]> {
         }
     };
     let path_fits = |wanted: &PathMatch| match wanted {
-        PathMatch::Exact(exact) => (exact == path).then_some((2, 0)),
+        PathMatch::Exact(exact) => (exact == path).then_some((4, 0)),
         PathMatch::Prefix(prefix) => {
             let prefix = prefix.trim_end_matches('/');
             let rest = path.strip_prefix(prefix)?;
-            (rest.is_empty() || rest.starts_with('/')).then_some((0, prefix.len()))
+            let kind = if prefix.is_empty() { 0 } else { 2 };
+            (rest.is_empty() || rest.starts_with('/')).then_some((kind, prefix.len()))
         }
+        PathMatch::GrpcMethod(method) => match *path.split('/').collect::<Vec<_>>() {
+            ["", service, found] if !service.is_empty() && found == method => Some((1, method.len())),
+            _ => None,
+        },
         #[cfg(feature = "regex")]
-        PathMatch::Regex(pattern) => pattern.is_match(path).then_some((1, pattern.as_str().len())),
+        PathMatch::Regex(pattern) => pattern.is_match(path).then_some((3, pattern.as_str().len())),
     };
     let mut best = None;
     for (route_at, route) in routes.iter().enumerate() {

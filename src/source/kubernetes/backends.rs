@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    gateway_api::{BackendClient, Policies},
     object::{Object, Objects},
     service::{EndpointSlice, SERVICE_NAME, Service, ServicePort},
 };
@@ -14,13 +15,33 @@ use crate::{
     source::error::Warning,
 };
 
-/// Makes an upstream of each Service port that something refers to.
+/// Makes an upstream of each Service port that something refers to: several where it is spoken to in several ways.
+///
+/// An upstream is called `namespace/service:port`. Where those who refer to a port ask for something else than the port's own
+/// way, their upstream has a name of its own: `+grpc` behind it is HTTP/2 for a GRPCRoute, `+plaintext` without the TLS that
+/// the port has for others, and `@` with a Gateway's name is with the certificate that this Gateway shows.
 pub(super) struct Backends<'a> {
     objects: &'a Objects,
+    policies: Policies<'a>,
     /// By namespace and Service.
     slices: HashMap<(&'a str, &'a str), Vec<&'a Object<EndpointSlice>>>,
     upstreams: BTreeMap<String, Upstream>,
     pub(super) warnings: Vec<Warning>,
+}
+
+/// What is spoken to a backend, as far as it is not the Service that says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// What an Ingress sends: `appProtocol` turns TLS on, too.
+    Ingress,
+    /// What an HTTPRoute sends.
+    Http,
+    /// What a GRPCRoute sends: HTTP/2 always.
+    Grpc,
+    /// Streams whose TLS is ended here.
+    Stream,
+    /// Streams that are passed on as they are, with their own TLS.
+    Opaque,
 }
 
 /// A port of a Service.
@@ -47,12 +68,20 @@ impl<'a> Backends<'a> {
                 warnings.push(slice.warning("addressType", why));
             }
         }
-        Self { objects, slices, upstreams: BTreeMap::new(), warnings }
+        let policies = Policies::new(objects, &mut warnings);
+        Self { objects, policies, slices, upstreams: BTreeMap::new(), warnings }
     }
 
     /// The backend for a port of a Service: `namespace/service:port`, with the port's number as far as it is known. If the
     /// Service or the port is not there, a backend of that name that answers 500.
-    pub(super) fn resolve(&mut self, namespace: &str, service: &str, port: Port<'_>) -> BackendRef {
+    pub(super) fn resolve(
+        &mut self,
+        namespace: &str,
+        service: &str,
+        port: Port<'_>,
+        speaks: Speaks,
+        client: Option<&BackendClient>,
+    ) -> BackendRef {
         let unresolved = |why: String| match port {
             Port::Name(name) => BackendRef::invalid(format!("{namespace}/{service}:{name}"), why),
             Port::Number(number) => BackendRef::invalid(format!("{namespace}/{service}:{number}"), why),
@@ -82,7 +111,16 @@ impl<'a> Backends<'a> {
                 return unresolved(format!("Service {namespace}/{service} has no TCP port {port}; it has {ports}"));
             }
         };
-        let name = format!("{namespace}/{service}:{number}");
+        let mut name = format!("{namespace}/{service}:{number}");
+        let way = match self.way(object, declared, speaks, client) {
+            Ok(way) => way,
+            Err(why) => return BackendRef::invalid(name, why),
+        };
+        name.push_str(way.suffix);
+        if let Some(client) = client.filter(|_| way.tls.is_some()) {
+            name.push('@');
+            name.push_str(&client.gateway);
+        }
         if !self.upstreams.contains_key(&name) {
             let endpoints = match (endpoints, declared) {
                 (Endpoints::Static(_), Some(declared)) => {
@@ -90,12 +128,11 @@ impl<'a> Backends<'a> {
                 }
                 (endpoints, _) => endpoints,
             };
-            let upstream = Upstream::new(name.clone(), endpoints);
-            let upstream = match declared {
-                Some(declared) => self.speak(object, declared, upstream),
-                None => upstream,
-            };
-            self.upstreams.insert(name.clone(), upstream);
+            let Way { protocol, tls, .. } = way;
+            if let Some(declared) = declared {
+                self.warn_of_protocol(object, declared);
+            }
+            self.upstreams.insert(name.clone(), Upstream { protocol, tls, ..Upstream::new(name.clone(), endpoints) });
         }
         BackendRef::new(name)
     }
@@ -129,31 +166,94 @@ impl<'a> Backends<'a> {
         if ready.is_empty() { terminating } else { ready }
     }
 
-    /// Sets what `appProtocol` asks for.
-    fn speak(&mut self, service: &Object<Service>, port: &ServicePort, mut upstream: Upstream) -> Upstream {
-        let tls = || {
+    /// How a port is spoken to. An error says why it must not be.
+    fn way(
+        &self,
+        service: &Object<Service>,
+        port: Option<&ServicePort>,
+        speaks: Speaks,
+        client: Option<&BackendClient>,
+    ) -> Result<Way, String> {
+        let app_protocol = AppProtocol::of(port);
+        let protocol = match app_protocol {
+            AppProtocol::Http2 => Protocol::Http2,
+            AppProtocol::WebSocket | AppProtocol::SecureWebSocket => Protocol::Http1,
+            _ => Protocol::Auto,
+        };
+        // What an Ingress finds there by `appProtocol` alone, as there was nothing else before there were policies.
+        let own_tls = matches!(app_protocol, AppProtocol::Https | AppProtocol::SecureWebSocket).then(|| {
             let server_name = match service.value.external_name() {
                 Some(host) => host.to_owned(),
                 None => format!("{}.{}.svc", service.name, service.namespace),
             };
-            Some(UpstreamTls { server_name: Some(server_name), ..UpstreamTls::default() })
+            UpstreamTls { server_name: Some(server_name), ..UpstreamTls::default() }
+        });
+        let port_name = port.map(|port| &*port.name).unwrap_or_default();
+        let policy = self.policies.find(&service.namespace, &service.name, port_name);
+        if speaks == Speaks::Opaque {
+            let suffix = if policy.is_some() || own_tls.is_some() { PLAINTEXT } else { "" };
+            return Ok(Way { protocol, tls: None, suffix });
+        }
+        let (mut tls, suffix) = match (policy.transpose()?, own_tls, speaks) {
+            (Some(policy), ..) => (Some(policy), ""),
+            (None, own, Speaks::Ingress) => (own, ""),
+            (None, Some(_), _) => (None, PLAINTEXT),
+            (None, None, _) => (None, ""),
         };
-        match &*port.app_protocol {
-            "" | "http" => {}
-            "kubernetes.io/h2c" | "grpc" => upstream.protocol = Protocol::Http2,
-            "kubernetes.io/ws" => upstream.protocol = Protocol::Http1,
-            "kubernetes.io/wss" => {
-                upstream.protocol = Protocol::Http1;
-                upstream.tls = tls();
+        if let (Some(tls), Some(client)) = (&mut tls, client) {
+            tls.client_auth = Some(client.auth.clone());
+        }
+        Ok(match speaks {
+            Speaks::Grpc if protocol != Protocol::Http2 => {
+                let suffix = if suffix.is_empty() { "+grpc" } else { "+grpc+plaintext" };
+                Way { protocol: Protocol::Http2, tls, suffix }
             }
-            "https" => upstream.tls = tls(),
-            other => {
-                let index = service.value.spec.ports.iter().position(|one| std::ptr::eq(one, port)).unwrap_or_default();
-                let why = format!("`{other}` is not known; the port is taken to speak HTTP/1.1 without TLS");
-                self.warnings.push(service.warning(&format!("spec.ports[{index}].appProtocol"), why));
+            _ => Way { protocol, tls, suffix },
+        })
+    }
+
+    fn warn_of_protocol(&mut self, service: &Object<Service>, port: &ServicePort) {
+        if AppProtocol::of(Some(port)) == AppProtocol::Unknown {
+            let index = service.value.spec.ports.iter().position(|one| std::ptr::eq(one, port)).unwrap_or_default();
+            let why = format!("`{}` is not known; the port is taken to speak HTTP/1.1", port.app_protocol);
+            let warning = service.warning(&format!("spec.ports[{index}].appProtocol"), why);
+            // The port may be spoken to in several ways.
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
             }
         }
-        upstream
+    }
+}
+
+/// How an upstream is spoken to, and what its name has behind it for that.
+struct Way {
+    protocol: Protocol,
+    tls: Option<UpstreamTls>,
+    suffix: &'static str,
+}
+
+const PLAINTEXT: &str = "+plaintext";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AppProtocol {
+    Http,
+    Http2,
+    WebSocket,
+    SecureWebSocket,
+    Https,
+    Unknown,
+}
+
+impl AppProtocol {
+    fn of(port: Option<&ServicePort>) -> Self {
+        match port.map(|port| &*port.app_protocol) {
+            None | Some("" | "http") => Self::Http,
+            Some("kubernetes.io/h2c" | "grpc") => Self::Http2,
+            Some("kubernetes.io/ws") => Self::WebSocket,
+            Some("kubernetes.io/wss") => Self::SecureWebSocket,
+            Some("https") => Self::Https,
+            Some(_) => Self::Unknown,
+        }
     }
 }
 

@@ -31,10 +31,28 @@
 //!     the certificate. A Secret that is missing or of another type gives no certificate and a warning; one that does not hold
 //!     a certificate and a key is an error.
 //!
+//! # Gateway API
+//! 1. An HTTPRoute or GRPCRoute is served at the listeners that it attaches to; one that attaches to none is left out, with a
+//!    warning. Where both kinds have the same host of one listener, the older route has it, then the first by name.
+//! 2. A backend is a port of a Service by number, in another namespace with a ReferenceGrant. What cannot be used is answered
+//!    500 for its share of the weights; a filter that is not known or cannot be done fails its rule, or its backend. A mirror
+//!    whose backend cannot be used is left out, with a warning, as the API has it.
+//! 3. `appProtocol` says `kubernetes.io/h2c` (HTTP/2) and `kubernetes.io/ws` (HTTP/1.1); backends of GRPCRoutes are HTTP/2
+//!    always. TLS comes from BackendTLSPolicies alone, which Ingresses obey, too; one without a valid authority makes its Service
+//!    unusable.
+//! 4. The precedence of regular expressions, which the API leaves open: behind exact paths, before prefixes.
+//! 5. `retry` holds for all methods that its rule matches. Without `backendRequest`, `request` alone limits an attempt.
+//! 6. A route whose parent is a Service governs the calls to it. From another namespace it is for the callers of that
+//!    namespace; `hostnames` mean nothing there, and no grant is needed (GEP-1294).
+//! 7. How many rules, matches and the like a route may have is not limited here, as it is in a cluster.
+//!
 //! # Names
 //! A route is called `namespace/ingress`; an Ingress for several hosts has one route for each, all of that name. An upstream and
 //! the backends that refer to it are called `namespace/service:port`, with the number of the Service's port; a backend
-//! that cannot be resolved has the name it would have, so that a service in this process can stand in for it.
+//! that cannot be resolved has the name it would have, so that a service in this process can stand in for it. A port that is
+//! spoken to in several ways has an upstream for each: `+grpc` behind its name is HTTP/2 for GRPCRoutes, `+plaintext` is without
+//! the TLS that others find there, and `@namespace/gateway` is with the client certificate of that Gateway.
+//! A GRPCRoute is called `namespace/name (GRPCRoute)`.
 //!
 //! # Example
 //! ```
@@ -100,10 +118,12 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
     let grants = Grants::new(&objects);
     let (api, listeners) = GatewayApi::new(&objects, &grants, &mut report.warnings);
     let mut backends = Backends::new(&objects);
-    let routes = routes::routes(&ingresses, &mut backends);
+    let mut routes = routes::routes(&ingresses, &mut backends);
+    routes.append(&mut api.routes(&mut backends));
+    let services = api.services(&routes, &mut backends);
     let streams = api.streams(&mut backends);
     let (upstreams, mut warnings) = backends.finish();
     report.warnings.append(&mut warnings);
     let certificates = certificates::certificates(&objects, &ingresses, report);
-    Config { listeners, routes, streams, upstreams, certificates, conflicts: Conflicts::Oldest, ..Config::default() }
+    Config { listeners, routes, streams, services, upstreams, certificates, conflicts: Conflicts::Oldest }
 }

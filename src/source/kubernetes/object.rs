@@ -9,7 +9,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     gateway_api::{
-        ConfigMap, Gateway, GatewayClass, ListenerSet, Namespace, ReferenceGrant, TcpRoute, TlsRoute, XListenerSet,
+        BackendTlsPolicy, ConfigMap, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, Namespace,
+        ReferenceGrant, TcpRoute, TlsRoute, XListenerSet,
     },
     ingress::{Ingress, IngressClass},
     secret::Secret,
@@ -66,6 +67,9 @@ tables! {
     listener_sets: ListenerSet,
     experimental_listener_sets: XListenerSet,
     reference_grants: ReferenceGrant,
+    http_routes: HttpRoute,
+    grpc_routes: GrpcRoute,
+    backend_tls_policies: BackendTlsPolicy,
     tls_routes: TlsRoute,
     tcp_routes: TcpRoute,
 }

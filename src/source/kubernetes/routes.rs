@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    backends::{Backends, Port},
+    backends::{Backends, Port, Speaks},
     ingress::{HttpPath, Ingress, IngressBackend, host},
     object::{Object, Objects},
 };
@@ -158,7 +158,7 @@ fn resolve(
                 0 => Port::Name(&service.port.name),
                 number => Port::Number(number),
             };
-            backends.resolve(namespace, &service.name, port)
+            backends.resolve(namespace, &service.name, port, Speaks::Ingress, None)
         }
         (None, Some(resource)) => BackendRef::invalid(
             format!("{namespace}/{}", resource.name),

@@ -23,7 +23,7 @@ use super::{client::ClientTls, *};
 use crate::{
     Body, Error, Outcome,
     client::{Pool, Target},
-    config::{self, Certificate, PoolLimits, Protocol, Roots, UpstreamTls},
+    config::{self, Certificate, PoolLimits, Protocol, Roots, SubjectName, UpstreamTls},
     connection::TlsInfo,
     identity::PeerIdentity,
     server::Server,

@@ -72,6 +72,54 @@ async fn a_certificate_that_is_not_revoked_passes() {
 }
 
 #[tokio::test]
+async fn of_the_expected_subject_names_one_is_enough_and_the_servers_name_is_none() {
+    let ca = ca();
+    let dns = |name: &str| SubjectName::Dns(name.to_owned());
+    let uri = |uri: &str| SubjectName::Uri(uri.to_owned());
+    for (has, expected, fits) in [
+        (vec!["a.example"], vec![dns("a.example")], true),
+        (vec!["a.example"], vec![dns("A.Example")], true),
+        (vec!["*.a.example"], vec![dns("b.a.example")], true),
+        (vec!["*.a.example"], vec![dns("c.b.a.example")], false),
+        (vec!["*.a.example"], vec![dns("*.a.example")], true),
+        (vec!["b.a.example"], vec![dns("*.a.example")], true),
+        (vec!["c.b.a.example"], vec![dns("*.a.example")], false),
+        (vec!["a.example"], vec![dns("*.a.example")], false),
+        (vec![PAY], vec![uri(PAY)], true),
+        (vec![CART, PAY], vec![uri(PAY)], true),
+        (vec![CART], vec![uri(PAY)], false),
+        (vec![CART], vec![dns("a.example"), uri(CART)], true),
+        (vec!["a.example"], vec![dns("b.example"), uri(PAY)], false),
+        (vec!["mesh.example"], vec![dns("a.example")], false),
+        (vec!["a.example"], vec![uri("a.example")], false),
+    ] {
+        let address = serve(ServerTls::new(Identity::new(&ca.issue(&has), ca.trust()).unwrap()).unwrap());
+        let roots = Roots::Pem(ca.pem.as_bytes().into());
+        let tls = UpstreamTls {
+            server_name: Some("mesh.example".into()),
+            subject_names: expected.clone(),
+            roots,
+            ..UpstreamTls::default()
+        };
+        let answer = ask(&pool(address, ClientTls::new(&tls, "x.example", Protocol::Http1).unwrap())).await;
+        match answer {
+            Ok(_) => assert!(fits, "{has:?} {expected:?}"),
+            Err(error) => {
+                assert!(!fits, "{has:?} {expected:?}: {error}");
+                assert_eq!(refused(&error).reason(), RefusedReason::WrongName, "{has:?} {expected:?}");
+            }
+        }
+    }
+    // A name that fits does not make up for an authority that does not.
+    let stranger = self::ca();
+    let address = serve(ServerTls::new(Identity::new(&stranger.issue(&["a.example"]), ca.trust()).unwrap()).unwrap());
+    let roots = Roots::Pem(ca.pem.as_bytes().into());
+    let tls = UpstreamTls { subject_names: vec![dns("a.example")], roots, ..UpstreamTls::default() };
+    let error = ask(&pool(address, ClientTls::new(&tls, "a.example", Protocol::Http1).unwrap())).await.unwrap_err();
+    assert_eq!(refused(&error).reason(), RefusedReason::UnknownAuthority);
+}
+
+#[tokio::test]
 async fn the_error_names_the_ids() {
     let ca = ca();
     let server = ServerTls::new(ca.identity(&[PAY])).unwrap();

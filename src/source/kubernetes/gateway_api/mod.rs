@@ -9,24 +9,36 @@
 //! Gateway's name behind its own.
 
 mod attach;
+mod backend_tls;
 mod config_map;
 mod conflicts;
+mod exclusive;
+mod filters;
 mod gateway;
 mod gateway_class;
+mod grpc_route;
+mod http_route;
 mod listener_set;
 mod listeners;
+mod mesh;
 mod namespace;
 mod reference_grant;
 mod references;
+mod routes;
+mod rules;
 mod streams;
 mod tcp_route;
 mod tls;
 mod tls_route;
 
 pub(super) use self::{
+    attach::BackendClient,
+    backend_tls::{BackendTlsPolicy, Policies},
     config_map::ConfigMap,
     gateway::Gateway,
     gateway_class::GatewayClass,
+    grpc_route::GrpcRoute,
+    http_route::HttpRoute,
     listener_set::{ListenerSet, XListenerSet},
     namespace::Namespace,
     reference_grant::{Grants, ReferenceGrant},
@@ -47,11 +59,11 @@ use self::{
     tls::Credentials,
 };
 use super::{
-    backends::{Backends, Port},
+    backends::{Backends, Port, Speaks},
     object::Objects,
 };
 use crate::{
-    config::{BackendRef, Listener, StreamRoute},
+    config::{BackendRef, Listener, Route, Service, StreamRoute},
     source::error::Warning,
 };
 
@@ -60,6 +72,16 @@ pub(super) struct GatewayApi<'a> {
     pub(super) objects: &'a Objects,
     pub(super) grants: &'a Grants<'a>,
     pub(super) parents: Parents<'a>,
+}
+
+/// How a backend is reached.
+#[derive(Clone, Copy)]
+struct Reach<'c> {
+    speaks: Speaks,
+    /// Who is shown to it, if it asks.
+    client: Option<&'c BackendClient>,
+    /// Whether another namespace has to let it be referred to.
+    needs_grant: bool,
 }
 
 impl<'a> GatewayApi<'a> {
@@ -71,6 +93,16 @@ impl<'a> GatewayApi<'a> {
     ) -> (Self, Vec<Listener>) {
         let (parents, listeners) = listeners::listeners(objects, Credentials { objects, grants }, warnings);
         (Self { objects, grants, parents }, listeners)
+    }
+
+    /// The routes of HTTPRoutes and GRPCRoutes.
+    pub(super) fn routes(&self, backends: &mut Backends<'a>) -> Vec<Route> {
+        routes::routes(self, backends)
+    }
+
+    /// What calls between Services may name, where these routes govern some of them.
+    pub(super) fn services(&self, routes: &[Route], backends: &mut Backends<'a>) -> Vec<Service> {
+        mesh::services(self.objects, routes, backends)
     }
 
     /// The routes of TLSRoutes and TCPRoutes, the oldest first.
@@ -90,6 +122,7 @@ impl<'a> GatewayApi<'a> {
         &self,
         from: Referrer<'_>,
         reference: &BackendReference<F>,
+        reach: Reach<'_>,
         backends: &mut Backends<'_>,
     ) -> BackendRef {
         let BackendReference { group, kind, name, namespace, port, weight, .. } = reference;
@@ -102,8 +135,8 @@ impl<'a> GatewayApi<'a> {
             (false, _) => invalid(format!("a backend of kind {kind} is not supported: only Services are")),
             (true, None) => invalid("the backend names no port".to_owned()),
             (true, Some(port)) => match self.grants.check(from, Referent { group, kind, namespace, name }) {
-                Ok(()) => backends.resolve(namespace, name, Port::Number(*port)),
-                Err(why) => invalid(why),
+                Err(why) if reach.needs_grant => invalid(why),
+                _ => backends.resolve(namespace, name, Port::Number(*port), reach.speaks, reach.client),
             },
         };
         BackendRef { weight: *weight, ..backend }

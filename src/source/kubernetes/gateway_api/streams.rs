@@ -3,17 +3,18 @@
 use serde::Deserialize;
 
 use super::{
-    GatewayApi,
+    GatewayApi, Reach,
     attach::{Attaching, ParentListener, by_client},
     reference_grant::Referrer,
     references::{BackendReference, GROUP, ParentReference},
+    tls_route::TlsRoute,
 };
 use crate::{
     config::{BackendRef, Host, StreamRoute},
     source::{
         error::Fault,
         kubernetes::{
-            backends::Backends,
+            backends::{Backends, Speaks},
             object::{Kind, Object},
         },
     },
@@ -55,17 +56,22 @@ pub(super) fn routes<T: Kind>(
     // What is passed on as it is has its own TLS already.
     let (passed, ended): (Vec<&ParentListener<'_>>, Vec<_>) =
         attached.listeners.into_iter().partition(|listener| listener.is_passthrough);
-    let mut groups: Vec<_> = by_client(ended);
+    let is_tls = T::KIND == TlsRoute::KIND;
+    let ended_speaks = if is_tls { Speaks::Stream } else { Speaks::Opaque };
+    let mut groups: Vec<_> =
+        by_client(ended).into_iter().map(|(client, names)| (ended_speaks, client, names)).collect();
     if !passed.is_empty() {
-        groups.push((None, passed.into_iter().map(|listener| listener.name.clone()).collect()));
+        let names = passed.into_iter().map(|listener| listener.name.clone()).collect();
+        groups.push((Speaks::Opaque, None, names));
     }
     let mut routes = Vec::with_capacity(groups.len());
-    for (_, listeners) in groups {
+    for (speaks, client, listeners) in groups {
+        let reach = Reach { speaks, client, needs_grant: true };
         routes.push(StreamRoute {
             name: format!("{}/{}", object.namespace, object.name),
             listeners,
             hosts: hosts.clone(),
-            backends: resolve(api, object, rules.first(), backends),
+            backends: resolve(api, object, rules.first(), reach, backends),
             created: object.created,
         });
     }
@@ -88,6 +94,7 @@ fn resolve<T: Kind>(
     api: &GatewayApi<'_>,
     object: &Object<T>,
     rule: Option<&StreamRule>,
+    reach: Reach<'_>,
     backends: &mut Backends<'_>,
 ) -> Vec<BackendRef> {
     let references = rule.map(|rule| &*rule.backend_refs).unwrap_or_default();
@@ -99,7 +106,7 @@ fn resolve<T: Kind>(
     let from = Referrer { group: GROUP, kind: T::KIND, namespace: &object.namespace };
     let mut resolved = Vec::with_capacity(references.len());
     for (index, reference) in references.iter().enumerate() {
-        let backend = api.backend(from, reference, backends);
+        let backend = api.backend(from, reference, reach, backends);
         if let Some(why) = &backend.invalid {
             let field = format!("spec.rules[0].backendRefs[{index}]");
             backends.warnings.push(object.warning(&field, format!("{why}; connections for it are closed")));

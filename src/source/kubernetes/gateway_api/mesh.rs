@@ -1,0 +1,90 @@
+//! Routes whose parents are Services (GAMMA): they govern the calls to them.
+
+use std::collections::HashSet;
+
+use super::{
+    references::{CORE, ParentReference},
+    routes::GRPC_MARK,
+};
+use crate::{
+    config::{MeshParent, Route, Service, ServicePort},
+    source::kubernetes::{
+        backends::{Backends, Port, Speaks},
+        object::Objects,
+        service,
+    },
+};
+
+/// The Services among a route's parents, and what is wrong with the others of them, by field.
+pub(super) fn parents(
+    objects: &Objects,
+    namespace: &str,
+    parents: &[ParentReference],
+) -> (Vec<MeshParent>, Vec<(String, String)>) {
+    let (mut found, mut warnings) = (Vec::new(), Vec::new());
+    let services = parents.iter().enumerate().filter(|(_, parent)| parent.group == CORE && parent.kind == "Service");
+    for (index, reference) in services {
+        match parent(objects, namespace, reference) {
+            Ok(parent) if found.contains(&parent) => {}
+            Ok(parent) => found.push(parent),
+            Err((field, why)) => warnings.push((format!("spec.parentRefs[{index}]{field}"), why)),
+        }
+    }
+    (found, warnings)
+}
+
+fn parent(
+    objects: &Objects,
+    namespace: &str,
+    reference: &ParentReference,
+) -> Result<MeshParent, (&'static str, String)> {
+    let of = reference.namespace.as_deref().unwrap_or(namespace);
+    let name = format!("{of}/{}", reference.name);
+    let object = objects.services.get(of, &reference.name);
+    let object = object.ok_or_else(|| ("", format!("there is no Service {name}")))?;
+    let ports = || object.value.spec.ports.iter().filter(|port| port.protocol == "TCP");
+    let port = match (reference.section_name.as_deref().filter(|section| !section.is_empty()), reference.port) {
+        (None, None) => None,
+        (Some(section), port) => {
+            let named = ports().find(|one| one.name == section && port.is_none_or(|port| one.port == port));
+            let named =
+                named.ok_or_else(|| (".sectionName", format!("Service {name} has no such port `{section}`")))?;
+            Some(named.port)
+        }
+        (None, Some(port)) if ports().any(|one| one.port == port) => Some(port),
+        (None, Some(port)) => return Err((".port", format!("Service {name} has no TCP port {port}"))),
+    };
+    let consumers = (of != namespace).then(|| namespace.to_owned());
+    Ok(MeshParent { service: name, port, consumers })
+}
+
+/// All Services, as far as somebody can call them, if one of the routes governs such calls.
+pub(super) fn services(objects: &Objects, routes: &[Route], backends: &mut Backends<'_>) -> Vec<Service> {
+    let mut services = Vec::new();
+    let governed = || routes.iter().filter(|route| !route.services.is_empty());
+    if governed().next().is_none() {
+        return services;
+    }
+    let grpc: HashSet<(&str, Option<u16>)> = governed()
+        .filter(|route| route.name.ends_with(GRPC_MARK))
+        .flat_map(|route| &route.services)
+        .map(|parent| (&*parent.service, parent.port))
+        .collect();
+    for object in objects.services.iter() {
+        let name = format!("{}/{}", object.namespace, object.name);
+        let is_grpc = |port: &service::ServicePort| {
+            // Where nothing is said the name of the port tells, as with Istio.
+            let by_name = port.app_protocol.is_empty() && (port.name == "grpc" || port.name.starts_with("grpc-"));
+            by_name || [None, Some(port.port)].into_iter().any(|port| grpc.contains(&(&*name, port)))
+        };
+        let ports = object.value.spec.ports.iter().filter(|port| port.protocol == "TCP").map(|port| {
+            let speaks = if is_grpc(port) { Speaks::Grpc } else { Speaks::Http };
+            let number = Port::Number(port.port);
+            let backend = backends.resolve(&object.namespace, &object.name, number, speaks, None);
+            ServicePort { port: port.port, backend }
+        });
+        let ports = ports.collect();
+        services.push(Service { name, ports });
+    }
+    services
+}
