@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const HTTP: &str = "{name: a, port: 80, protocol: HTTP}";
@@ -75,4 +77,40 @@ fn gateways_share_ports_by_address_and_host() {
     assert!(told[0].ends_with("at 10.0.0.2; the listener is served at its other addresses"), "{told:?}");
     assert!(told[1].contains("has port 80 for another protocol at 10.0.0.3; the listener is not served"), "{told:?}");
     assert_eq!(told.len(), 2);
+}
+
+/// Objects with ties that only age and names settle.
+fn tied() -> Vec<String> {
+    let sets = "allowedListeners: {namespaces: {from: All}},";
+    let own = "{name: o, port: 80, protocol: HTTP, hostname: own.com, allowedRoutes: {namespaces: {from: All}}}";
+    let [shared, tcp] = ["{name: s, port: 80, protocol: HTTP, hostname: s.com}", "{name: t, port: 80, protocol: TCP}"];
+    let spec = "{parentRefs: [{name: g}], rules: [{backendRefs: [{name: b, port: 80}]}]}";
+    let all = CLASS.to_owned()
+        + &gateway("{name: g}", sets, &[own, "{name: raw, port: 90, protocol: TCP}"])
+        + &gateway("{name: h, creationTimestamp: '2026-01-01T00:00:00Z'}", sets, &[own])
+        + &listener_set("{name: a}", "{name: g}", &[shared])
+        + &listener_set("{name: b}", "{name: g}", &[shared, tcp])
+        + &listener_set("{name: z, creationTimestamp: '2026-01-01T00:00:00Z'}", "{name: g}", &[shared])
+        + &object("TCPRoute", "{name: b}", spec)
+        + &object("TCPRoute", "{name: a}", spec)
+        + &object("HTTPRoute", "{name: a}", &spec.replace("parentRefs: [", "parentRefs: [{name: h}, "))
+        + &object("HTTPRoute", "{name: b}", spec)
+        + &service("b");
+    all.split("---\n").filter(|one| !one.is_empty()).map(str::to_owned).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn order_means_nothing_to_gateways(shuffled in Just(tied()).prop_shuffle()) {
+        let expected = load(&tied().join("---\n")).config;
+        prop_assert_eq!(
+            listeners(&expected),
+            ["default/h/o :80 own.com http", "default/g/raw :90 * tcp", "listenerset/default/z/s :80 s.com http"]
+        );
+        prop_assert_eq!(expected.routes.len(), 1, "the other has no listener that is served");
+        prop_assert_eq!(expected.streams.len(), 2);
+        prop_assert_eq!(load(&shuffled.join("---\n")).config, expected);
+    }
 }
