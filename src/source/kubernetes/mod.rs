@@ -1,7 +1,9 @@
 //! Kubernetes manifests: the same objects as in a cluster, from files, served as a cluster would serve them.
 //!
-//! Kinds: `Ingress` and `IngressClass` (networking.k8s.io/v1), `Service` and `Secret` (v1), `EndpointSlice`
-//! (discovery.k8s.io/v1), each alone or in a `List`. Other kinds are left out with a [`Warning`](super::Warning); fields that
+//! Kinds: `Ingress` and `IngressClass` (networking.k8s.io/v1); `Service`, `Secret`, `ConfigMap` and `Namespace` (v1);
+//! `EndpointSlice` (discovery.k8s.io/v1); of the Gateway API, in every version in use, `GatewayClass`, `Gateway`,
+//! `ListenerSet` and `XListenerSet`, `HTTPRoute`, `GRPCRoute`, `TLSRoute`, `TCPRoute`, `ReferenceGrant` and
+//! `BackendTLSPolicy`; each alone or in a `List`. Other kinds are left out with a [`Warning`](super::Warning); fields that
 //! are not used are passed over. An object that the API server would refuse is refused here, with line and field, and with it
 //! the whole: what is served is never half of what was written.
 //!
@@ -46,7 +48,32 @@
 //!    namespace; `hostnames` mean nothing there, and no grant is needed (GEP-1294).
 //! 7. How many rules, matches and the like a route may have is not limited here, as it is in a cluster.
 //!
+//! # Gateways
+//! 1. Every GatewayClass is ours, whatever its controller. A Gateway whose class is not there is not served, with a warning;
+//!    nor are its ListenerSets.
+//! 2. Listeners speak HTTP, HTTPS, TLS or TCP, and bind `spec.addresses` of type `IPAddress`. Other types are left out with a
+//!    warning; without an address that can be bound the program chooses.
+//! 3. A ListenerSet adds listeners to a Gateway whose `allowedListeners` admits its namespace. Certificates are referred to in
+//!    its own name, so that grants to the Gateway are not its.
+//! 4. HTTP, TLS (with HTTPS) and TCP do not share a port; of HTTP and TLS a port has each host once, of TCP one listener. What
+//!    cannot be told apart is not served, with a warning: the Gateway's own listeners come first, then ListenerSets, the oldest
+//!    first, then by `namespace/name`; of one object's own listeners all that collide go, as the API has it. An older Gateway
+//!    keeps its place at an address, and the younger is served at its others.
+//! 5. A listener without any certificate that can be used, or whose client validation has no authority that can be, closes
+//!    its connections; its siblings serve. What was asked for is a Secret of type `kubernetes.io/tls`, and `ca.crt` of a
+//!    ConfigMap or a Secret, in another namespace with a ReferenceGrant.
+//! 6. `spec.tls.frontend` is about HTTPS: that of the port, else the default. A listener's own `frontendValidation` goes before.
+//! 7. A route attaches to the listeners of the Gateway or ListenerSet that it names, by `sectionName` and `port` where they
+//!    are given, that take its kind, admit its namespace (by default the listener's own) and have one of its hosts. What it
+//!    does not attach to is a warning that says which of those it was. A namespace without an object has one label,
+//!    `kubernetes.io/metadata.name`.
+//! 8. A TLSRoute attaches to TLS listeners, passed through or ended here, a TCPRoute to TCP listeners. Only their first rule is
+//!    used. Connections for a backend that cannot be used are closed, for its share of the weights.
+//!
 //! # Names
+//! A listener is called `namespace/gateway/listener`, one of a ListenerSet `listenerset/namespace/set/listener` (of an
+//! XListenerSet, `xlistenerset/…`).
+//!
 //! A route is called `namespace/ingress`; an Ingress for several hosts has one route for each, all of that name. An upstream and
 //! the backends that refer to it are called `namespace/service:port`, with the number of the Service's port; a backend
 //! that cannot be resolved has the name it would have, so that a service in this process can stand in for it. A port that is

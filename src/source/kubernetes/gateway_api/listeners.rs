@@ -10,7 +10,7 @@ use super::{
     namespace::From,
     reference_grant::Referrer,
     references::{EXPERIMENTAL_GROUP, GROUP, hostname},
-    tls::Credentials,
+    tls::{Credentials, of_group},
 };
 use crate::{
     config::{ClientValidation, ClientValidationMode, Host, Listener, ListenerProtocol, Termination},
@@ -247,12 +247,9 @@ impl<'a> Builder<'a, '_> {
         }
         for (inner, kind) in allowed.kinds.iter().enumerate().filter(|_| protocol.is_some()) {
             if kind.group != GROUP || !natural.contains(&&*kind.kind) {
-                let why = format!(
-                    "a listener of protocol {} takes no {}: it takes {}",
-                    spec.protocol,
-                    kind.kind,
-                    natural.join(", ")
-                );
+                let other = of_group(&kind.kind, &kind.group, GROUP);
+                let natural = natural.join(", ");
+                let why = format!("a listener of protocol {} takes no {other}: it takes {natural}", spec.protocol);
                 self.warnings.push(unit.object.warn(&format!("{field}.allowedRoutes.kinds[{inner}]"), why));
             }
         }

@@ -46,6 +46,12 @@ pub(super) use self::{
     tls_route::TlsRoute,
 };
 
+#[cfg(test)]
+pub(super) use self::{
+    attach::{Attaching, by_client},
+    references::{ParentReference, hostname},
+};
+
 use self::{
     attach::Parents,
     reference_grant::{Referent, Referrer},

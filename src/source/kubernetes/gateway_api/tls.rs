@@ -8,11 +8,7 @@ use super::{
 use crate::{
     config::{Certificate, ClientAuth},
     source::{
-        kubernetes::{
-            certificates,
-            object::Objects,
-            secret::{self},
-        },
+        kubernetes::{certificates, object::Objects, secret},
         pem,
     },
 };
@@ -34,7 +30,7 @@ impl Credentials<'_> {
         let SecretObjectReference { group, kind, name, namespace } = reference;
         let namespace = namespace.as_deref().unwrap_or(from.namespace);
         if group != CORE || kind != "Secret" {
-            return Err(format!("a certificate is taken from a Secret, not from {}", of_group(kind, group)));
+            return Err(format!("a certificate is taken from a Secret, not from {}", of_group(kind, group, CORE)));
         }
         self.grants.check(from, Referent { group, kind, namespace, name })?;
         let found = self.objects.secrets.get(namespace, name);
@@ -60,7 +56,7 @@ impl Credentials<'_> {
         let namespace = namespace.as_deref().unwrap_or(from.namespace);
         let is_known = group == CORE && matches!(&**kind, "ConfigMap" | "Secret");
         if !is_known {
-            let other = of_group(kind, group);
+            let other = of_group(kind, group, CORE);
             return Err(format!("authorities are taken from a ConfigMap or a Secret, not from {other}"));
         }
         self.grants.check(from, Referent { group, kind, namespace, name })?;
@@ -76,6 +72,7 @@ impl Credentials<'_> {
     }
 }
 
-fn of_group(kind: &str, group: &str) -> String {
-    if group == CORE { kind.to_owned() } else { format!("{kind} of group {group}") }
+/// A kind for people, with its group where that is not the usual one.
+pub(super) fn of_group(kind: &str, group: &str, usual: &str) -> String {
+    if group == usual { kind.to_owned() } else { format!("{kind} of group {group}") }
 }

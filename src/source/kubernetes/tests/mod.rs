@@ -3,6 +3,7 @@
 mod certificates;
 mod endpoints;
 mod faults;
+mod gateway_api;
 mod http_routes;
 mod order;
 mod routes;
