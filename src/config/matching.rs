@@ -230,50 +230,6 @@ fn is_dns_name(name: &str) -> bool {
         })
 }
 
-impl Host {
-    /// The hosts that both are for, if there are any.
-    ///
-    /// ```
-    /// use portcullis::config::Host;
-    ///
-    /// let [wild, deep, shop]: [Host; 3] = ["*.example.com", "*.eu.example.com", "shop.example.com"].map(|h| h.parse().unwrap());
-    /// assert_eq!(wild.intersection(&shop), Some(shop.clone()));
-    /// assert_eq!(wild.intersection(&deep), Some(deep.clone()));
-    /// assert_eq!(deep.intersection(&shop), None);
-    /// ```
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Option<Self> {
-        let narrower = match (self, other) {
-            (Self::Any, other) => other,
-            (one, Self::Any) => one,
-            (Self::Exact(name), host) if host.has(name) => self,
-            (host, Self::Exact(name)) if host.has(name) => other,
-            (Self::Wildcard(one), Self::Wildcard(two)) if one == two || is_below(one, two) => self,
-            (Self::Wildcard(one), Self::Wildcard(two)) if is_below(two, one) => other,
-            (Self::OneLabelWildcard(one), Self::Wildcard(two)) if one == two || is_below(one, two) => self,
-            (Self::Wildcard(one), Self::OneLabelWildcard(two)) if one == two || is_below(two, one) => other,
-            (Self::OneLabelWildcard(one), Self::OneLabelWildcard(two)) if one == two => self,
-            _ => return None,
-        };
-        Some(narrower.clone())
-    }
-
-    /// Whether it is for this name, both in their normal form.
-    fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => exact == name,
-            Self::Wildcard(suffix) => is_below(name, suffix),
-            Self::OneLabelWildcard(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
-        }
-    }
-}
-
-/// Whether `name` has a label or more in front of `suffix`.
-fn is_below(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
-}
-
 impl TryFrom<String> for Host {
     type Error = InvalidHost;
 
@@ -407,35 +363,6 @@ mod tests {
             ("*.Example.com", Host::Wildcard("example.com".into())),
         ] {
             assert_eq!(text.parse(), Ok(host), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_intersection_is_the_narrower_of_two_or_nothing() {
-        let host = |text: &str| match text.strip_prefix('1') {
-            Some(one_label) => Host::OneLabelWildcard(one_label[2..].to_owned()),
-            None => text.parse().unwrap(),
-        };
-        for (one, two, both) in [
-            ("*", "a.com", Some("a.com")),
-            ("a.com", "a.com", Some("a.com")),
-            ("a.com", "b.com", None),
-            ("*.a.com", "x.a.com", Some("x.a.com")),
-            ("*.a.com", "y.x.a.com", Some("y.x.a.com")),
-            ("*.a.com", "a.com", None),
-            ("*.a.com", "xa.com", None),
-            ("*.a.com", "*.x.a.com", Some("*.x.a.com")),
-            ("*.a.com", "*.a.com", Some("*.a.com")),
-            ("*.a.com", "*.b.com", None),
-            ("1*.a.com", "x.a.com", Some("x.a.com")),
-            ("1*.a.com", "y.x.a.com", None),
-            ("1*.a.com", "*.a.com", Some("1*.a.com")),
-            ("1*.x.a.com", "*.a.com", Some("1*.x.a.com")),
-            ("1*.a.com", "*.x.a.com", None),
-            ("1*.a.com", "1*.x.a.com", None),
-        ] {
-            assert_eq!(host(one).intersection(&host(two)), both.map(host), "{one} {two}");
-            assert_eq!(host(two).intersection(&host(one)), both.map(host), "{two} {one}");
         }
     }
 

@@ -210,6 +210,7 @@ impl Sessions {
 fn cookie_path(path: &PathMatch) -> String {
     let literal = match path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.as_str(),
+        PathMatch::GrpcMethod(_) => "/",
         #[cfg(feature = "regex")]
         PathMatch::Regex(pattern) => {
             let text = pattern.as_str().trim_start_matches('^');

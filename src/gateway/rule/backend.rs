@@ -120,7 +120,11 @@ impl Backends {
                 State::Boxed(Watched::new(stack.clone().call(Request::from_parts(parts, body)), watch))
             }
             Target::Invalid(why) => {
-                return Err(Error::new(Outcome::InvalidBackend).with_source(&**why));
+                let error = Error::new(Outcome::InvalidBackend).with_source(&**why);
+                if let Some(watch) = watch {
+                    watch.failed(&error);
+                }
+                return Err(error);
             }
         }))
     }
