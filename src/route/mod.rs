@@ -41,6 +41,7 @@
 //! ```
 
 mod builder;
+mod diff;
 pub mod path;
 mod request;
 mod service;
@@ -52,6 +53,7 @@ mod tests;
 
 pub use self::{
     builder::{RouterBuilder, RouterError},
+    diff::{Change, Destination, Diff, PathClass, diff},
     request::{Condition, Unmet},
     service::{RouteFuture, Router},
     specificity::{HostRank, PathRank, Specificity, TieBreak},

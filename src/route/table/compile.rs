@@ -76,7 +76,7 @@ pub(super) fn compile<T>(
     target: impl FnMut(&Route, usize) -> T,
 ) -> Result<RouteTable<T>, TableError> {
     let (entries, rules) = collect(routes, target)?;
-    let hosts: Vec<Vec<Host>> = routes.iter().map(hosts_of).collect();
+    let hosts: Vec<Vec<Host>> = routes.iter().map(normal_hosts).collect();
     if conflicts == Conflicts::Refuse {
         refuse_conflicts(&entries, &hosts)?;
     }
@@ -166,7 +166,7 @@ impl<T> RouteTable<T> {
 }
 
 /// A route's hosts, each once, in the form that requests' hosts are brought into.
-fn hosts_of(route: &Route) -> Vec<Host> {
+pub(in crate::route) fn normal_hosts(route: &Route) -> Vec<Host> {
     let normal = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let mut hosts: Vec<Host> = route
         .hosts
