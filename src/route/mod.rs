@@ -53,7 +53,7 @@ mod tests;
 
 pub use self::{
     builder::{RouterBuilder, RouterError},
-    diff::{Change, Destination, Diff, PathClass, diff},
+    diff::{Change, Destination, Diff, PathClass, diff, diff_domains},
     request::{Condition, Unmet},
     service::{RouteFuture, Router},
     specificity::{HostRank, PathRank, Specificity, TieBreak},

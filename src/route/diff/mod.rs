@@ -8,6 +8,7 @@ mod tests;
 pub use self::sample::PathClass;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
 };
@@ -51,10 +52,19 @@ use crate::config::{Conflicts, Filter, Host, Match, PathChange, PathMatch, Route
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub fn diff<'a>(old: &'a [Route], new: &'a [Route]) -> Result<Diff<'a>, TableError> {
+    diff_domains(&[(Host::Any, old)], &[(Host::Any, new)])
+}
+
+/// The same for routes in domains, such as those of listeners that share a port: the domain with the most specific host that
+/// fits owns a request, and no other's routes see it.
+///
+/// # Errors
+/// As with [`diff()`].
+pub fn diff_domains<'a>(old: &[(Host, &'a [Route])], new: &[(Host, &'a [Route])]) -> Result<Diff<'a>, TableError> {
     let (old, new) = (Side::new(old)?, Side::new(new)?);
     let mut diff = Diff::default();
     let mut unexamined = BTreeSet::new();
-    let hosts: BTreeSet<Host> = old.hosts.keys().chain(new.hosts.keys()).chain([&Host::Any]).cloned().collect();
+    let hosts: BTreeSet<Host> = old.hosts().chain(new.hosts()).chain([&Host::Any]).cloned().collect();
     let unlisted = unlisted(&hosts);
     // What changes for the hosts that stand for many, the most general first.
     let mut general: Vec<(Host, Vec<Change<'a>>)> = Vec::new();
@@ -113,11 +123,14 @@ pub struct Destination<'a> {
     prefix_len: usize,
 }
 
-/// One of the two sets of routes.
-struct Side<'a> {
+/// One of the two sets of routes: its domains, the most specific first.
+struct Side<'a>(Vec<Domain<'a>>);
+
+struct Domain<'a> {
+    host: Host,
     routes: &'a [Route],
     table: RouteTable<(usize, usize)>,
-    hosts: HashMap<Host, Vec<&'a Route>>,
+    by_host: HashMap<Host, Vec<&'a Route>>,
 }
 
 /// The classes of one host.
@@ -231,7 +244,42 @@ impl<'a> Destination<'a> {
 // === impl Side ===
 
 impl<'a> Side<'a> {
-    fn new(routes: &'a [Route]) -> Result<Self, TableError> {
+    fn new(domains: &[(Host, &'a [Route])]) -> Result<Self, TableError> {
+        let domains = domains.iter().map(|(host, routes)| Domain::new(host, routes));
+        let mut domains = domains.collect::<Result<Vec<_>, _>>()?;
+        domains.sort_by_key(|domain| Reverse(rank(&domain.host)));
+        Ok(Self(domains))
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.0.iter().flat_map(|domain| domain.by_host.keys().chain([&domain.host]))
+    }
+
+    fn owner(&self, name: &str) -> Option<&Domain<'a>> {
+        self.0.iter().find(|domain| fits(&domain.host, name))
+    }
+
+    /// The routes for hosts that `name` fits.
+    fn routes_of(&self, name: &str) -> Vec<&'a Route> {
+        let Some(domain) = self.owner(name) else { return Vec::new() };
+        let suffixes = name.match_indices('.').map(|(at, _)| name[at + 1..].to_owned());
+        let one_label = suffixes.clone().take(1).map(Host::OneLabelWildcard);
+        let hosts = [Host::Exact(name.to_owned()), Host::Any].into_iter().chain(one_label);
+        let hosts = hosts.chain(suffixes.map(Host::Wildcard));
+        hosts.flat_map(|host| domain.by_host.get(&host).into_iter().flatten().copied()).collect()
+    }
+
+    fn destination(&self, request: &Request<()>) -> Option<Destination<'a>> {
+        let domain = self.owner(request.uri().host()?)?;
+        let found = domain.table.lookup(request)?;
+        let (route, index) = *found.target();
+        let route = domain.routes.get(route)?;
+        Some(Destination { route, index, rule: route.rules.get(index)?, prefix_len: found.prefix_len() })
+    }
+}
+
+impl<'a> Domain<'a> {
+    fn new(host: &Host, routes: &'a [Route]) -> Result<Self, TableError> {
         let mut index = 0;
         let table = RouteTable::compile(routes, Conflicts::Oldest, |route, rule| {
             // The table asks route by route, rule by rule.
@@ -240,29 +288,13 @@ impl<'a> Side<'a> {
             }
             (index, rule)
         })?;
-        let mut hosts: HashMap<Host, Vec<&Route>> = HashMap::new();
+        let mut by_host: HashMap<Host, Vec<&Route>> = HashMap::new();
         for route in routes {
             for host in normal_hosts(route) {
-                hosts.entry(host).or_default().push(route);
+                by_host.entry(host).or_default().push(route);
             }
         }
-        Ok(Self { routes, table, hosts })
-    }
-
-    /// The routes for hosts that `name` fits.
-    fn routes_of(&self, name: &str) -> Vec<&'a Route> {
-        let suffixes = name.match_indices('.').map(|(at, _)| name[at + 1..].to_owned());
-        let one_label = suffixes.clone().take(1).map(Host::OneLabelWildcard);
-        let hosts = [Host::Exact(name.to_owned()), Host::Any].into_iter().chain(one_label);
-        let hosts = hosts.chain(suffixes.map(Host::Wildcard));
-        hosts.flat_map(|host| self.hosts.get(&host).into_iter().flatten().copied()).collect()
-    }
-
-    fn destination(&self, request: &Request<()>) -> Option<Destination<'a>> {
-        let found = self.table.lookup(request)?;
-        let (route, index) = *found.target();
-        let route = self.routes.get(route)?;
-        Some(Destination { route, index, rule: route.rules.get(index)?, prefix_len: found.prefix_len() })
+        Ok(Self { host: host.clone(), routes, table, by_host })
     }
 }
 

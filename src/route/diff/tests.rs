@@ -57,6 +57,22 @@ fn wildcards_for_one_label_and_for_more_are_told_apart() {
 }
 
 #[test]
+fn a_domain_keeps_its_requests_from_the_others() {
+    let all = [route("all", &["*"], vec![rule(Match::default(), "web")])];
+    let own = [route("own", &["x.example"], vec![rule(Match::prefix("/cart"), "cart")])];
+    let exact = || Host::Exact("x.example".into());
+    let found = diff_domains(&[(Host::Any, &all)], &[(Host::Any, &all), (exact(), &own)]).unwrap();
+    let told: Vec<_> = found.changes().iter().map(|change| change.to_string().replace('\n', ";")).collect();
+    assert_eq!(
+        told,
+        [
+            "x.example, any other path;  - route `all`, rule 0: web;  + no route (404)",
+            "x.example, /cart and below;  - route `all`, rule 0: web;  + route `own`, rule 0: cart",
+        ]
+    );
+}
+
+#[test]
 fn what_is_asked_for_beside_the_path_is_told() {
     let canary = Match { headers: vec![HeaderMatch::exact("x-user", "1").unwrap()], ..Match::prefix("/a") };
     let beta = Match {
@@ -149,7 +165,7 @@ proptest! {
         new in any_routes(),
         requests in vec(any_request(), 32),
     ) {
-        let (before, after) = (Side::new(&old).unwrap(), Side::new(&new).unwrap());
+        let (before, after) = (Side::new(&[(Host::Any, &*old)]).unwrap(), Side::new(&[(Host::Any, &*new)]).unwrap());
         let found = diff(&old, &new).unwrap();
         let changed = |request: &Request<()>| match (before.destination(request), after.destination(request)) {
             (None, None) => false,
