@@ -41,6 +41,7 @@
 //! ```
 
 mod builder;
+mod diff;
 mod hosts;
 pub mod path;
 mod request;
@@ -53,6 +54,7 @@ mod tests;
 
 pub use self::{
     builder::{RouterBuilder, RouterError},
+    diff::{Change, Destination, Diff, PathClass, diff, diff_domains},
     request::{Condition, Unmet},
     service::{RouteFuture, Router},
     specificity::{HostRank, PathRank, Specificity, TieBreak},

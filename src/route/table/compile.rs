@@ -139,7 +139,7 @@ impl Entry {
 }
 
 /// Hosts, each once, in the form that requests' hosts are brought into.
-fn normal_hosts(hosts: &[Host]) -> Vec<Host> {
+pub(in crate::route) fn normal_hosts(hosts: &[Host]) -> Vec<Host> {
     let mut hosts: Vec<Host> = hosts.iter().map(normal).collect();
     if hosts.is_empty() {
         hosts.push(Host::Any);

@@ -6,6 +6,7 @@ mod index;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::compile::normal_hosts;
 pub use self::{
     compile::{Place, TableError},
     explain::{Candidate, Explanation, Verdict},
