@@ -17,6 +17,9 @@ use tokio::{
     net::TcpStream,
 };
 
+#[cfg(feature = "tls")]
+use std::sync::OnceLock;
+
 use super::{Target, shared::Shared};
 use crate::{BoxError, Error, Outcome, config::Protocol};
 
@@ -92,6 +95,28 @@ pub(super) struct Io {
     stream: Stream,
     slot: Arc<Slot>,
     blocked: Blocked,
+    #[cfg(feature = "tls")]
+    broken: TlsBroken,
+}
+
+/// What TLS itself ended a connection with, which HTTP/2 tells the text of alone.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone, Default)]
+pub(super) struct TlsBroken(Arc<OnceLock<rustls::Error>>);
+
+#[cfg(feature = "tls")]
+impl TlsBroken {
+    pub(super) fn get(&self) -> Option<&rustls::Error> {
+        self.0.get()
+    }
+
+    fn note(&self, read: &Poll<io::Result<()>>) {
+        if let Poll::Ready(Err(error)) = read
+            && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            let _ = self.0.set(error.clone());
+        }
+    }
 }
 
 /// Whether bytes wait to be written because the peer does not read.
@@ -120,6 +145,11 @@ impl Io {
     pub(super) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn broken(&self) -> &TlsBroken {
+        &self.broken
+    }
 }
 
 enum Stream {
@@ -147,7 +177,14 @@ pub(super) async fn connect(slot: Arc<Slot>) -> Result<(Io, Http), ConnectError>
     } else {
         tokio::time::timeout(limit, attempt).await.map_err(|_| ConnectError::new(Outcome::ConnectTimeout))??
     };
-    Ok((Io { stream, slot, blocked: Blocked::default() }, http))
+    let io = Io {
+        stream,
+        slot,
+        blocked: Blocked::default(),
+        #[cfg(feature = "tls")]
+        broken: TlsBroken::default(),
+    };
+    Ok((io, http))
 }
 
 async fn dial(target: &Target, connector: &Connector) -> Result<(Stream, Http), ConnectError> {
@@ -192,7 +229,10 @@ macro_rules! delegate {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        let read = delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer));
+        #[cfg(feature = "tls")]
+        self.broken.note(&read);
+        read
     }
 }
 
