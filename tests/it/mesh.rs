@@ -113,8 +113,8 @@ fn truncated(error: portcullis::BoxError) -> Error {
 
 /// The refusal among the causes.
 fn refused(error: &Error) -> &CertificateRefused {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.filter_map(|cause| cause.downcast_ref()).next().unwrap_or_else(|| panic!("not over a certificate: {error}"))
+    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.find_map(|cause| cause.downcast_ref()).unwrap_or_else(|| panic!("not over a certificate: {error}"))
 }
 
 /// What is logged by the futures that are given it as subscriber.
