@@ -17,6 +17,9 @@ use tokio::{
     net::TcpStream,
 };
 
+#[cfg(feature = "tls")]
+use std::sync::OnceLock;
+
 use super::{Target, shared::Shared};
 use crate::{BoxError, Error, Outcome, config::Protocol};
 
@@ -92,6 +95,28 @@ pub(crate) struct Io {
     stream: Stream,
     slot: Arc<Slot>,
     blocked: Blocked,
+    #[cfg(feature = "tls")]
+    broken: TlsBroken,
+}
+
+/// What TLS itself ended a connection with, which HTTP/2 tells the text of alone.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone, Default)]
+pub(super) struct TlsBroken(Arc<OnceLock<rustls::Error>>);
+
+#[cfg(feature = "tls")]
+impl TlsBroken {
+    pub(super) fn get(&self) -> Option<&rustls::Error> {
+        self.0.get()
+    }
+
+    fn note(&self, read: &Poll<io::Result<()>>) {
+        if let Poll::Ready(Err(error)) = read
+            && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            let _ = self.0.set(error.clone());
+        }
+    }
 }
 
 /// Whether bytes wait to be written because the peer does not read.
@@ -120,6 +145,11 @@ impl Io {
     pub(super) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn broken(&self) -> &TlsBroken {
+        &self.broken
+    }
 }
 
 enum Stream {
@@ -141,14 +171,14 @@ pub(super) enum Http {
 pub(super) async fn connect(slot: Arc<Slot>) -> Result<(Io, Http), ConnectError> {
     let shared = Arc::clone(&slot.0);
     let (stream, http) = in_time(&shared.target, dial(&shared.target, &shared.connector)).await?;
-    Ok((Io { stream, slot, blocked: Blocked::default() }, http))
+    Ok((Io::new(stream, slot), http))
 }
 
 /// Connects for something else than HTTP, within the time allowed.
 pub(super) async fn connect_stream(slot: Arc<Slot>) -> Result<Io, ConnectError> {
     let shared = Arc::clone(&slot.0);
     let stream = in_time(&shared.target, dial_stream(&shared.target, &shared.connector)).await?;
-    Ok(Io { stream, slot, blocked: Blocked::default() })
+    Ok(Io::new(stream, slot))
 }
 
 async fn in_time<T>(
@@ -216,9 +246,24 @@ macro_rules! delegate {
     };
 }
 
+impl Io {
+    fn new(stream: Stream, slot: Arc<Slot>) -> Self {
+        Self {
+            stream,
+            slot,
+            blocked: Blocked::default(),
+            #[cfg(feature = "tls")]
+            broken: TlsBroken::default(),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        let read = delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer));
+        #[cfg(feature = "tls")]
+        self.broken.note(&read);
+        read
     }
 }
 

@@ -23,6 +23,16 @@ pub(super) fn of_request(error: hyper::Error) -> Error {
     Error::new(outcome(&error)).with_sent(sent).with_source(error)
 }
 
+/// Why a request on a connection got no answer that TLS ended after its handshake.
+#[cfg(feature = "tls")]
+pub(super) fn of_tls(error: &rustls::Error) -> Error {
+    let failed = match CertificateRefused::of(error) {
+        Some(refused) => Error::new(Outcome::CertificateRefused).with_source(refused),
+        None => Error::new(Outcome::TlsFailed).with_source(error.clone()),
+    };
+    failed.with_sent(Sent::Possibly)
+}
+
 /// Why a response's body ended early.
 pub(super) fn of_body(error: hyper::Error) -> Error {
     let outcome = match outcome(&error) {

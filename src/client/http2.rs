@@ -16,6 +16,8 @@ use std::{
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
+#[cfg(feature = "tls")]
+use super::connect::TlsBroken;
 use super::{
     body::Upload,
     connect::{ConnectError, Io, Slot},
@@ -48,6 +50,9 @@ pub(super) struct Session {
     heard: AtomicU64,
     /// Gone once the socket is closed.
     pub(super) slot: Weak<Slot>,
+    /// Why TLS ended it, if that did.
+    #[cfg(feature = "tls")]
+    pub(super) broken: TlsBroken,
     /// Where the next request's upload is left to be found by the task that sends it.
     pub(super) begun: Begun,
 }
@@ -75,6 +80,8 @@ impl Session {
     /// Starts the connection's tasks, on the current runtime.
     pub(super) async fn start(io: Io, shared: &Arc<Shared>) -> Result<Arc<Self>, ConnectError> {
         let (nudge, begun, slot) = (Nudge::default(), Begun::default(), Arc::downgrade(io.slot()));
+        #[cfg(feature = "tls")]
+        let broken = io.broken().clone();
         let (sender, connection) = http2::Builder::new(Exec { nudge: nudge.clone(), begun: begun.clone() })
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -91,6 +98,8 @@ impl Session {
             retired: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             slot,
+            #[cfg(feature = "tls")]
+            broken,
             begun,
         });
         let (weak, pool) = (Arc::downgrade(&session), Arc::downgrade(shared));

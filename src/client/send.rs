@@ -129,6 +129,8 @@ async fn attempt(
 ) -> Result<Response<Incoming>, Error> {
     let began = shared.clock.now();
     let (Some(conn), Some(request)) = (lease.conn(), place.take()) else { return Err(Error::new(Outcome::Internal)) };
+    #[cfg(feature = "tls")]
+    let mut broken = None;
     let (result, watch) = match conn {
         Conn::One(Http1 { sender, watch, .. }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, None));
@@ -148,6 +150,10 @@ async fn attempt(
                 None if !session.has_answered_since(began) => session.retire(),
                 None => {}
             }
+            #[cfg(feature = "tls")]
+            {
+                broken = session.broken.get();
+            }
             (result, watch)
         }
     };
@@ -158,6 +164,10 @@ async fn attempt(
         }
         Some(Err(mut error)) => {
             *place = error.take_message().map(|request| request.map(Upload::into_body));
+            #[cfg(feature = "tls")]
+            if let Some(error) = broken {
+                return Err(failure::of_tls(error));
+            }
             Err(match watch.take_failure() {
                 Some(failure) => failure::of_upload(failure),
                 None => failure::of_request(error.into_error()),

@@ -90,7 +90,8 @@ impl Settings {
                 let header = self.header.as_ref().and_then(|name| millis(headers.get(name)?));
                 (began, grpc_timeout(headers).into_iter().chain(header).min())
             }
-            End::Client => (now, None),
+            // What a caller allows by itself, as with tonic's `Request::set_timeout`.
+            End::Client => (now, grpc_timeout(headers)),
         };
         let limit = told.map_or(self.limit, |told| told.min(self.limit));
         let own = Deadline::after(began, limit);

@@ -20,7 +20,8 @@
 //! - [`DeadlineLayer::server`] counts from the moment the request arrived (its
 //!   [`Exchange`](crate::exchange::Exchange) began), so that time spent in queues on the way is gone. It sets the deadline for
 //!   the task that serves the request.
-//! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, and tells the server what is left of it:
+//! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, or the request's own `grpc-timeout` where that
+//!   is less, and tells the server what is left of it:
 //!   `grpc-timeout` on gRPC calls, and a header field of your choice on all.
 //!   Whoever sends the request once more renews it.
 //! - Work whose deadline has passed is not started: it is answered with

@@ -257,10 +257,12 @@ async fn calls_made_while_serving_inherit_what_is_left() {
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap()
     };
 
-    // Alone: its own limit, whatever the request brought along.
-    let mut own = grpc();
-    own.headers_mut().insert("grpc-timeout", "9H".parse().unwrap());
-    assert_eq!(text(other.clone().oneshot(own).await.unwrap()).await, "2000000u 2000");
+    // Alone: its own limit, or less if its caller says so.
+    for (said, told) in [("9H", "2000000u 2000"), ("100m", "100000u 100"), ("0.1S", "2000000u 2000")] {
+        let mut own = grpc();
+        own.headers_mut().insert("grpc-timeout", said.parse().unwrap());
+        assert_eq!(text(other.clone().oneshot(own).await.unwrap()).await, told, "{said}");
+    }
 
     let server = DeadlineLayer::server(SECOND);
     let inner = other.clone();

@@ -1,7 +1,8 @@
 //! Real sockets, real peers: one binary, a module a subject.
 //!
 //! The program under test is `examples/ingress`, run as a process and asked as its users would ask it: what these tests
-//! say holds for the whole, whichever layer does it. What they share is in [`support`].
+//! say holds for the whole, whichever layer does it. The layers of a mesh, which are stacked by code, are tested in this process
+//! ([`mesh`]). What they share is in [`support`].
 
 mod bodies;
 mod doubles;
@@ -11,6 +12,7 @@ mod forwarding;
 mod http2;
 mod limits;
 mod listeners;
+mod mesh;
 mod observe;
 mod paths;
 mod peers;

@@ -218,11 +218,13 @@ async fn a_client_certificate_is_shown_when_asked_for() {
     let tls = UpstreamTls { client_auth: Some(auth), ..ca.trusted() };
     assert_eq!(asked(&secure(address, &tls, "a.example", Protocol::Auto)).await.unwrap(), "h1 a.example");
     // With TLS 1.3 the refusal comes after the handshake, when the request may have been written.
-    let failed = soon(secure(address, &ca.trusted(), "a.example", Protocol::Auto).send(get("/"))).await.unwrap_err();
-    let (outcome, sent) = (failed.error.outcome(), failed.error.sent());
-    assert_eq!((outcome, sent), (Outcome::CertificateRefused, Sent::Possibly), "{}", failed.error);
-    let refused = failed.error.source().unwrap().downcast_ref::<CertificateRefused>().unwrap();
-    assert_eq!((refused.is_ours(), refused.reason()), (true, RefusedReason::Missing));
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let failed = soon(secure(address, &ca.trusted(), "a.example", protocol).send(get("/"))).await.unwrap_err();
+        let (outcome, sent) = (failed.error.outcome(), failed.error.sent());
+        assert_eq!((outcome, sent), (Outcome::CertificateRefused, Sent::Possibly), "{protocol:?}: {}", failed.error);
+        let refused = failed.error.source().unwrap().downcast_ref::<CertificateRefused>().unwrap();
+        assert_eq!((refused.is_ours(), refused.reason()), (true, RefusedReason::Missing));
+    }
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ fn mistakes_are_told_by_line_and_field() {
         ),
         (
             format!("{ROUTE}  - backends: [a]\n    matches:\n    - path: {{begins: a}}\n"),
-            "f.yaml:6:14: routes[0].rules[0].matches[0].path: found `begins`, expected one of `exact`, `prefix`, `regex`",
+            "f.yaml:6:14: routes[0].rules[0].matches[0].path: found `begins`, expected one of `exact`, `prefix`, `grpc_method`, `regex`",
         ),
         (
             format!("{ROUTE}  - backends: [a]\n    matches:\n    - path: prefix\n"),

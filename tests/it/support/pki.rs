@@ -38,11 +38,21 @@ impl Pki {
         self.dir.path().join("ca.pem")
     }
 
+    /// The authority's certificate, in PEM.
+    pub(crate) fn ca(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// A certificate for these names; the subject's common name is the first of them.
     pub(crate) fn leaf(&self, names: &[&str]) -> Leaf {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names.first().cloned().unwrap_or_default());
+        self.sign(&params)
+    }
+
+    /// A certificate with these parameters.
+    pub(crate) fn sign(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Leaf { certificate, key: key.serialize_pem() }
