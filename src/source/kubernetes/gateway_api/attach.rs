@@ -137,25 +137,25 @@ impl<'a> Parents<'a> {
         let left: Vec<_> = parent.listeners.iter().collect();
         let section = reference.section_name.as_deref().filter(|section| !section.is_empty());
         let left = narrow(
-            left,
+            &left,
             ".sectionName",
             |one| section.is_none_or(|section| one.section == section),
             || format!("{label} has no such listener"),
         )?;
         let left = narrow(
-            left,
+            &left,
             ".port",
             |one| reference.port.is_none_or(|port| one.port == port),
             || "none there is at this port".to_owned(),
         )?;
-        let left = narrow(left, "", |one| one.takes(route.kind), || format!("{label} takes no {} there", route.kind))?;
+        let left = narrow(&left, "", |one| one.takes(route.kind), || format!("{label} takes no {} there", route.kind))?;
         let admits = |one: &ParentListener<'_>| {
             one.namespaces.admits(From::Same, parent.namespace, route.namespace, self.namespaces)
         };
         let left =
-            narrow(left, "", admits, || format!("{label} admits no route of namespace {} there", route.namespace))?;
+            narrow(&left, "", admits, || format!("{label} admits no route of namespace {} there", route.namespace))?;
         let left = narrow(
-            left,
+            &left,
             "",
             |one| one.has_host_of(route.hosts),
             || {
@@ -163,19 +163,19 @@ impl<'a> Parents<'a> {
                 format!("{label} has none of the hostnames ({}) there", hosts.join(", "))
             },
         )?;
-        narrow(left, "", |one| one.unserved.is_none(), || format!("{label} does not serve it"))
+        narrow(&left, "", |one| one.unserved.is_none(), || format!("{label} does not serve it"))
     }
 }
 
 /// Keeps the listeners that fit; where none does, `why` says so.
 fn narrow<'p, 'a>(
-    listeners: Vec<&'p ParentListener<'a>>,
+    listeners: &[&'p ParentListener<'a>],
     field: &'static str,
     fits: impl Fn(&ParentListener<'a>) -> bool,
     why: impl Fn() -> String,
 ) -> Result<Vec<&'p ParentListener<'a>>, (&'static str, String)> {
     let left: Vec<_> = listeners.iter().copied().filter(|listener| fits(listener)).collect();
-    if left.is_empty() { Err((field, format!("{}: {}", why(), describe(&listeners)))) } else { Ok(left) }
+    if left.is_empty() { Err((field, format!("{}: {}", why(), describe(listeners)))) } else { Ok(left) }
 }
 
 /// Names of listeners by the certificate that is shown to backends for them, in the order of the listeners: there is a route

@@ -88,7 +88,7 @@ impl<'a> Builder<'a, '_> {
         all.sort_by_key(|(unit, _)| (unit.created.unwrap_or(i64::MAX), unit.namespace, unit.name, unit.kind));
         let mut by_gateway: HashMap<_, Vec<_>> = HashMap::new();
         for (unit, spec) in all {
-            match self.gateway_of(objects, &unit, spec) {
+            match unit.gateway(objects, spec) {
                 Ok(gateway) => by_gateway.entry(gateway).or_default().push(unit),
                 Err((field, why)) => {
                     self.warnings.push(unit.object.warn(field, format!("{why}, and its listeners are not served")));
@@ -97,36 +97,6 @@ impl<'a> Builder<'a, '_> {
             }
         }
         by_gateway
-    }
-
-    /// The Gateway that a ListenerSet is for, if that one lets it.
-    fn gateway_of(
-        &self,
-        objects: &'a Objects,
-        unit: &Unit<'a>,
-        spec: &'a ListenerSetSpec,
-    ) -> Result<(&'a str, &'a str), (&'static str, String)> {
-        let parent = &spec.parent_ref;
-        if parent.group != GROUP || parent.kind != Gateway::KIND {
-            let why = format!("`{}` of group `{}` is no Gateway", parent.kind, parent.group);
-            return Err(("spec.parentRef", why));
-        }
-        let namespace = parent.namespace.as_deref().unwrap_or(unit.namespace);
-        let Some(gateway) = objects.gateways.get(namespace, &parent.name) else {
-            return Err(("spec.parentRef", format!("there is no Gateway {namespace}/{}", parent.name)));
-        };
-        let allowed = gateway.value.spec.allowed_listeners.as_ref();
-        let is_allowed = allowed.is_some_and(|allowed| {
-            allowed.namespaces.admits(From::None, &gateway.namespace, unit.namespace, &objects.namespaces)
-        });
-        if !is_allowed {
-            let why = format!(
-                "Gateway {namespace}/{} admits no ListenerSet of namespace {} by its `spec.allowedListeners`",
-                parent.name, unit.namespace
-            );
-            return Err(("spec.parentRef", why));
-        }
-        Ok((&gateway.namespace, &gateway.name))
     }
 
     fn gateway(&mut self, objects: &'a Objects, gateway: &'a Object<Gateway>, sets: &[Unit<'a>]) {
@@ -453,6 +423,35 @@ impl<'a> Unit<'a> {
     fn new<T: Kind>(kind: ParentKind, object: &'a Object<T>, listeners: &'a [ListenerSpec]) -> Self {
         let Object { namespace, name, created, .. } = object;
         Self { kind, namespace, name, label: object.label(), listeners, created: *created, object }
+    }
+
+    /// The Gateway that a ListenerSet is for, if that one lets it.
+    fn gateway(
+        &self,
+        objects: &'a Objects,
+        spec: &'a ListenerSetSpec,
+    ) -> Result<(&'a str, &'a str), (&'static str, String)> {
+        let parent = &spec.parent_ref;
+        if parent.group != GROUP || parent.kind != Gateway::KIND {
+            let why = format!("`{}` of group `{}` is no Gateway", parent.kind, parent.group);
+            return Err(("spec.parentRef", why));
+        }
+        let namespace = parent.namespace.as_deref().unwrap_or(self.namespace);
+        let Some(gateway) = objects.gateways.get(namespace, &parent.name) else {
+            return Err(("spec.parentRef", format!("there is no Gateway {namespace}/{}", parent.name)));
+        };
+        let allowed = gateway.value.spec.allowed_listeners.as_ref();
+        let is_allowed = allowed.is_some_and(|allowed| {
+            allowed.namespaces.admits(From::None, &gateway.namespace, self.namespace, &objects.namespaces)
+        });
+        if !is_allowed {
+            let why = format!(
+                "Gateway {namespace}/{} admits no ListenerSet of namespace {} by its `spec.allowedListeners`",
+                parent.name, self.namespace
+            );
+            return Err(("spec.parentRef", why));
+        }
+        Ok((&gateway.namespace, &gateway.name))
     }
 
     /// Those of ListenerSets have one part more than those of Gateways, so that they are never the same.

@@ -173,7 +173,7 @@ fn routes_are_told_apart_by_the_certificate_for_their_backends() {
         + &gateway("{name: old}", &at("10.0.0.3", "backendTLS: {clientCertificateRef: {name: s}},"), one)
         + &gateway("{name: bad}", &at("10.0.0.4", "tls: {backend: {clientCertificateRef: {name: gone}}},"), one)
         + &certificate("default", "s");
-    let parents: Vec<_> = ["none", "new", "old", "bad"].map(|name| parent_reference(name)).into();
+    let parents: Vec<_> = ["none", "new", "old", "bad"].map(parent_reference).into();
     with_objects(&text, |objects| {
         let (grants, mut warnings) = (Grants::new(objects), Vec::new());
         let (api, _) = GatewayApi::new(objects, &grants, &mut warnings);
