@@ -233,8 +233,8 @@ impl Choice {
 
 impl Watch {
     /// There is an answer: its head may be added to, and its body is watched to its end.
-    pub(super) fn answered(self: Box<Self>, response: &mut Response<Body>) {
-        let Self { session, observation } = *self;
+    pub(super) fn answered(self, response: &mut Response<Body>) {
+        let Self { session, observation } = self;
         if let Some(session) = session {
             session.tell(response);
         }
@@ -244,7 +244,7 @@ impl Watch {
     }
 
     /// There is none.
-    pub(super) fn failed(self: Box<Self>, error: &Error) {
+    pub(super) fn failed(self, error: &Error) {
         if let Some(observation) = self.observation {
             observation.failed(Some(error.outcome()));
         }

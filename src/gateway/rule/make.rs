@@ -57,7 +57,7 @@ impl Scope<'_> {
         let choice = Choice::new(rule, self.route, self.rule, choice).map_err(|error| self.error("split", error))?;
         let backends = Arc::new(Backends { choice: Some(choice), list });
         // Retries keep to what the request itself says too.
-        let deadline = limit(rule.timeouts.request).or(rule.retry.as_ref().map(|_| Duration::MAX));
+        let deadline = limit(rule.timeouts.request).or_else(|| rule.retry.as_ref().map(|_| Duration::MAX));
         let way = match &rule.invalid {
             Some(why) => Way::Refused(why.as_str().into()),
             None if rule.filters.is_empty() && deadline.is_none() => Way::Direct,

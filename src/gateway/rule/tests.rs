@@ -94,7 +94,7 @@ impl Double {
                     all.push(seen);
                     all.len() - 1
                 };
-                let act = this.acts.get(index).or(this.acts.last()).copied().unwrap_or(Act::Say(200));
+                let act = this.acts.get(index).or_else(|| this.acts.last()).copied().unwrap_or(Act::Say(200));
                 let status = match act {
                     Act::Say(status) => status,
                     Act::SayAfter(delay, status) => {

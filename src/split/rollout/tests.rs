@@ -291,10 +291,12 @@ async fn a_service_s_rollout_runs_by_itself_and_can_be_steered() {
     assert_eq!(canaries, 50);
     split.rollout().hold();
     advance(MINUTE).await;
-    (ask().await, ask().await);
+    ask().await;
+    ask().await;
     assert_eq!(split.rollout().share(), 50);
     split.rollout().resume();
-    (ask().await, ask().await);
+    ask().await;
+    ask().await;
     assert_eq!(split.rollout().status().phase, Phase::Promoted);
     assert_eq!((ask().await, ask().await), ("v2".into(), "v2".into()));
     split.rollout().abort();
