@@ -56,6 +56,8 @@
 //! | send again what failed, or what is late; limit how long it takes | [`retry`], [`hedge`], [`timeout`] |
 //! | limit and shed load, by number, rate, priority, deadline | [`limit`] |
 //! | inject faults | [`fault`] |
+//! | change requests and responses, redirect, mirror, CORS, ask an authorization service | [`filter`] |
+//! | split traffic, keep sessions and cohorts, roll out a canary | [`split`] |
 //! | forward correctly | [`proxy`], [`forwarded`] |
 //! | know what happened | [`telemetry`], [`admin`], [`Outcome`], [`exchange`] |
 //! | answer for errors | [`respond`], [`Error`], [`grpc`] |
@@ -72,6 +74,7 @@
 //! | `yaml` | configuration in YAML files of our own | through the next |
 //! | `kubernetes` | Kubernetes manifests as configuration | yes |
 //! | `metrics` | Prometheus metrics | yes |
+//! | `grpc-auth` | authorization services asked by gRPC (`ext_authz`) | yes |
 //! | `proxy-protocol` | PROXY protocol v1 and v2 on accepted connections | yes |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -10,7 +10,7 @@
 //! 2. **A cohort**, where the rule [asks for it](crate::config::Split::Cohort): the backend of the request's own.
 //! 3. **A stable hash**, where the rule names a key and the request has it: see [`StableChoice`].
 //! 4. **Turns**, for all others: exact over short runs, see [`WeightedChoice`](crate::balance::WeightedChoice).
-//! 5. A [rollout](rollout) says how much of the weights is the canary's, for the hash and the turns.
+//! 5. A [`rollout`] says how much of the weights is the canary's, for the hash and the turns.
 //!
 //! # The cohort
 //! The backend's [`cohort`](crate::config::BackendRef::cohort), or its name, is the request's [`Cohort`]: a field of the access

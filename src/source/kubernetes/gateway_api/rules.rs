@@ -232,8 +232,9 @@ fn retry(asked: &http_route::Retry) -> config::Retry {
         attempts: asked.attempts.unwrap_or(default.attempts),
         statuses: asked.codes.clone(),
         backoff: duration(asked.backoff.as_deref()),
-        // The API knows no exception for methods: who asks for retries asks for them for all that the rule matches.
-        non_idempotent: true,
+        // The API is silent about methods. A POST that may have been processed is not sent twice on the word of a list of
+        // statuses; what was certainly not processed is sent again whatever its method.
+        non_idempotent: false,
         ..default
     }
 }
