@@ -286,11 +286,12 @@ impl Shared {
         let mut routes: HashMap<&str, HashSet<&str>> = HashMap::new();
         for route in &snapshot.config.routes {
             let backends = route.rules.iter().flat_map(|rule| &rule.backends);
-            routes.entry(&route.name).or_default().extend(backends.map(|backend| backend.name.as_str()));
+            let names = backends.flat_map(|backend| [Some(&backend.name), backend.cohort.as_ref()]);
+            routes.entry(&route.name).or_default().extend(names.flatten().map(String::as_str));
         }
-        metrics.retain(|route, upstream| {
-            route.is_empty()
-                || routes.get(route).is_some_and(|backends| upstream.is_empty() || backends.contains(upstream))
+        metrics.retain(|route, upstream, cohort| {
+            let there = |names: &HashSet<&str>| [upstream, cohort].iter().all(|n| n.is_empty() || names.contains(n));
+            route.is_empty() || routes.get(route).is_some_and(there)
         });
     }
 }

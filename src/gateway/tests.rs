@@ -20,6 +20,8 @@ use crate::{
     route::RouteMatch,
 };
 
+mod split;
+
 fn rule(path: &str, backends: impl IntoIterator<Item = BackendRef>) -> Rule {
     Rule { matches: vec![Match::prefix(path)], backends: backends.into_iter().collect(), ..Rule::default() }
 }

@@ -189,6 +189,7 @@ mod tests {
         let note = |record: &mut Record| {
             record.route = Some("default/shop".into());
             record.upstream = Some("default/cart".into());
+            record.cohort = Some("canary".into());
             record.endpoint = Some("10.0.0.1:80".parse().unwrap());
             record.attempts = 2;
             record.client = Some("2001:db8::1".parse().unwrap());
@@ -200,7 +201,7 @@ mod tests {
         for field in [
             "INFO portcullis::access: ",
             r#"method="GET" host="shop.example" path="/cart" version="1.1" status=200 outcome="upstream_reset""#,
-            r#"route="default/shop" upstream="default/cart" endpoint=10.0.0.1:80 attempts=2"#,
+            r#"route="default/shop" upstream="default/cart" cohort="canary" endpoint=10.0.0.1:80 attempts=2"#,
             "request_bytes=0 response_bytes=0 duration_ms=",
             "head_ms=",
             r#"client=2001:db8::1 tls_server_name="shop.example" detail="upstream_reset: gone""#,
@@ -214,7 +215,7 @@ mod tests {
     fn the_query_is_logged_on_demand_and_the_peer_is_the_client() {
         let text = logged(AccessLog::new().query(true), request("/?a=b"), |_| {}, "info", false);
         assert!(text.contains(r#"path="/" query="a=b""#), "{text}");
-        assert!(text.contains("client=192.0.2.7 "), "{text}");
+        assert!(text.contains("client=192.0.2.7 ") && !text.contains("cohort"), "{text}");
     }
 
     #[test]

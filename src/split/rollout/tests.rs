@@ -144,30 +144,46 @@ fn steps_have_to_grow() {
     }
 }
 
+/// How a rollout ends, of requests at this pace of which the canary gets a tenth at least.
+fn outcome(seed: u64, pace: Duration, stable_errors: f64, canary_errors: f64) -> Phase {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut now = Instant::now();
+    let end = now + 17 * MINUTE;
+    let mut machine = Machine::new(Rollout::of("v2"), now).unwrap();
+    while now < end && matches!(machine.phase(), Phase::Step(_)) {
+        now += pace;
+        let canary = rng.u8(..100) < machine.share().max(10);
+        let errors = if canary { canary_errors } else { stable_errors };
+        let latency = Duration::from_secs_f64(-0.02 * rng.f64().max(1e-9).ln());
+        let sample = if rng.f64() < errors { Sample::Failure } else { Sample::Success(latency) };
+        machine.record(if canary { Side::Canary } else { Side::Stable }, sample, now);
+    }
+    machine.phase()
+}
+
 /// A canary that is as good as the stable one gets there, but for bad luck; one that is bad never does.
 #[test]
 fn the_odds_are_as_promised() {
-    let outcome = |seed: u64, canary_errors: f64| {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut now = Instant::now();
-        let mut machine = Machine::new(Rollout::of("v2"), now).unwrap();
-        for _ in 0..20_000 {
-            now += Duration::from_millis(50);
-            let canary = rng.u8(..100) < machine.share().max(10);
-            let errors = if canary { canary_errors } else { 0.005 };
-            let latency = Duration::from_secs_f64(-0.02 * rng.f64().max(1e-9).ln());
-            let sample = if rng.f64() < errors { Sample::Failure } else { Sample::Success(latency) };
-            machine.record(if canary { Side::Canary } else { Side::Stable }, sample, now);
-            if !matches!(machine.phase(), Phase::Step(_)) {
-                break;
-            }
-        }
-        machine.phase()
-    };
-    let promoted = (0..60).filter(|seed| outcome(*seed, 0.005) == Phase::Promoted).count();
+    let pace = Duration::from_millis(50);
+    let promoted = (0..60).filter(|seed| outcome(*seed, pace, 0.005, 0.005) == Phase::Promoted).count();
     assert!(promoted >= 54, "only {promoted} of 60 good ones were promoted");
-    let bad = (0..40).filter(|seed| outcome(*seed, 0.1) == Phase::RolledBack(Reason::Errors)).count();
+    let bad = (0..40).filter(|seed| outcome(*seed, pace, 0.005, 0.1) == Phase::RolledBack(Reason::Errors)).count();
     assert_eq!(bad, 40);
+}
+
+/// `cargo test --lib the_odds_of_bad_luck -- --ignored --nocapture`
+#[test]
+#[ignore = "prints odds; by hand"]
+fn the_odds_of_bad_luck() {
+    for (pace, runs) in [(50, 1000), (5, 150)] {
+        for errors in [0.0, 0.001, 0.005, 0.02, 0.1] {
+            let taken_back = |seed: &u64| {
+                matches!(outcome(*seed, Duration::from_millis(pace), errors, errors), Phase::RolledBack(_))
+            };
+            let unlucky = (0..runs).filter(taken_back).count();
+            println!("{} a second, {errors} failures on both sides: {unlucky} of {runs}", 1000 / pace);
+        }
+    }
 }
 
 proptest! {

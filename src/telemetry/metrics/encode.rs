@@ -22,14 +22,35 @@ use crate::breaker::{self, State};
 /// Writes what the core has counted at every scrape.
 pub(super) struct Collected(pub(super) Arc<Core>);
 
-type Row = (Arc<str>, Arc<str>, Arc<Series>);
+/// One series, and what names it.
+struct Row {
+    route: Arc<str>,
+    upstream: Arc<str>,
+    cohort: Arc<str>,
+    series: Arc<Series>,
+}
+
+impl Row {
+    /// Its labels and some `more`; a cohort only where there is one.
+    fn labels<'a, const N: usize>(&'a self, more: [(&'static str, &'a str); N]) -> Vec<(&'static str, &'a str)> {
+        let cohort = (!self.cohort.is_empty()).then_some(("cohort", &*self.cohort));
+        [("route", &*self.route), ("upstream", &*self.upstream)].into_iter().chain(cohort).chain(more).collect()
+    }
+}
 
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut rows = Vec::new();
         for (route, upstreams) in self.0.routes.sorted() {
-            let upstreams = upstreams.sorted().into_iter();
-            rows.extend(upstreams.map(|(upstream, series)| (Arc::clone(&route), upstream, series)));
+            for (upstream, cohorts) in upstreams.sorted() {
+                let cohorts = cohorts.sorted().into_iter();
+                rows.extend(cohorts.map(|(cohort, series)| Row {
+                    route: Arc::clone(&route),
+                    upstream: Arc::clone(&upstream),
+                    cohort,
+                    series,
+                }));
+            }
         }
         let in_flight = ConstGauge::new(self.0.in_flight.load(Relaxed));
         let help = "Requests that began and did not end";
@@ -49,15 +70,9 @@ impl Collector for Collected {
 fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let mut family =
         encoder.encode_descriptor("portcullis_requests", "Requests that ended", None, MetricType::Counter)?;
-    for (route, upstream, series) in rows {
-        for (method, code, outcome, count) in series.requests() {
-            let labels = [
-                ("route", &**route),
-                ("upstream", &**upstream),
-                ("method", method),
-                ("code", code),
-                ("outcome", outcome),
-            ];
+    for row in rows {
+        for (method, code, outcome, count) in row.series.requests() {
+            let labels = row.labels([("method", method), ("code", code), ("outcome", outcome)]);
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
     }
@@ -65,10 +80,9 @@ fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     let help = "Time from the beginning of a request to the end of its response";
     let mut family =
         encoder.encode_descriptor("portcullis_request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    for (route, upstream, series) in rows {
-        let (sum, count, buckets) = series.duration.read();
-        let labels = [("route", &**route), ("upstream", &**upstream)];
-        family.encode_family(&labels)?.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+    for row in rows {
+        let (sum, count, buckets) = row.series.duration.read();
+        family.encode_family(&row.labels([]))?.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
     }
 
     type Counter = (&'static str, &'static str, Option<Unit>, fn(&Series) -> &AtomicU64);
@@ -81,9 +95,9 @@ fn encode_series(rows: &[Row], encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     ];
     for (name, help, unit, counter) in counters {
         let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for (route, upstream, series) in rows {
-            let labels = [("route", &**route), ("upstream", &**upstream)];
-            ConstCounter::new(counter(series).load(Relaxed)).encode(family.encode_family(&labels)?)?;
+        for row in rows {
+            let count = counter(&row.series).load(Relaxed);
+            ConstCounter::new(count).encode(family.encode_family(&row.labels([]))?)?;
         }
     }
     Ok(())

@@ -2,13 +2,13 @@
 //!
 //! | name | type | unit | labels | |
 //! |---|---|---|---|---|
-//! | `portcullis_requests_total` | counter | | `route`, `upstream`, `method`, `code`, `outcome` | requests that ended |
-//! | `portcullis_request_duration_seconds` | histogram | seconds | `route`, `upstream` | from the head of the request to the end of the response's body |
-//! | `portcullis_request_bytes_total` | counter | bytes | `route`, `upstream` | of requests' bodies, read |
-//! | `portcullis_response_bytes_total` | counter | bytes | `route`, `upstream` | of responses' bodies, handed to the server |
-//! | `portcullis_upstream_attempts_total` | counter | | `route`, `upstream` | times a request was sent, or tried to be sent, to an endpoint |
-//! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream` | attempts after a request's first, but for hedges |
-//! | `portcullis_upstream_hedges_total` | counter | | `route`, `upstream` | attempts beside one that was slow |
+//! | `portcullis_requests_total` | counter | | `route`, `upstream`, `cohort`, `method`, `code`, `outcome` | requests that ended |
+//! | `portcullis_request_duration_seconds` | histogram | seconds | `route`, `upstream`, `cohort` | from the head of the request to the end of the response's body |
+//! | `portcullis_request_bytes_total` | counter | bytes | `route`, `upstream`, `cohort` | of requests' bodies, read |
+//! | `portcullis_response_bytes_total` | counter | bytes | `route`, `upstream`, `cohort` | of responses' bodies, handed to the server |
+//! | `portcullis_upstream_attempts_total` | counter | | `route`, `upstream`, `cohort` | times a request was sent, or tried to be sent, to an endpoint |
+//! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream`, `cohort` | attempts after a request's first, but for hedges |
+//! | `portcullis_upstream_hedges_total` | counter | | `route`, `upstream`, `cohort` | attempts beside one that was slow |
 //! | `portcullis_requests_in_flight` | gauge | | | requests that began and did not end |
 //! | `portcullis_upstream_endpoints` | gauge | | `upstream` | endpoints known |
 //! | `portcullis_upstream_endpoints_available` | gauge | | `upstream` | endpoints that may be tried |
@@ -22,7 +22,9 @@
 //!
 //! 1. `route` and `upstream` come from the configuration only, and are empty where none was chosen. `method` is one of the
 //!    nine standard ones or `other`; `code` is the class of the status (`2xx`), or `none` where there was no response;
-//!    `outcome` is an [`Outcome`](crate::Outcome)'s name. So nothing that a client sends makes a new series.
+//!    `outcome` is an [`Outcome`](crate::Outcome)'s name. `cohort` is there only where a split put the request into a
+//!    [cohort](crate::split::Cohort), by the name that the configuration has for it. So nothing that a client sends makes a
+//!    new series.
 //! 2. A series appears with its first request, and then costs no lookup of label strings: names are looked up in an
 //!    immutable snapshot, everything behind them is an atomic. Making one copies the snapshot's pointers.
 //! 3. Series of routes that vanish from the configuration stay, so that the last requests to them are scraped, until
@@ -90,9 +92,12 @@ struct Shared {
 struct Core {
     bounds: Arc<[Duration]>,
     in_flight: AtomicI64,
-    routes: Shelf<Arc<str>, Shelf<Arc<str>, Series>>,
+    routes: Shelf<Arc<str>, Upstreams>,
     upstreams: Mutex<Vec<UpstreamSource>>,
 }
+
+/// By upstream, by cohort; what has none is of the empty one.
+type Upstreams = Shelf<Arc<str>, Shelf<Arc<str>, Series>>;
 
 type UpstreamSource = Arc<dyn Fn() -> Vec<UpstreamStats> + Send + Sync>;
 
@@ -177,11 +182,14 @@ impl Metrics {
         self.0.core.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(source));
     }
 
-    /// Drops the series for which `keep(route, upstream)` is false: for a configuration that was replaced. A request that
-    /// ends after that, on a route that is gone, makes its series anew, from zero.
-    pub fn retain(&self, mut keep: impl FnMut(&str, &str) -> bool) {
+    /// Drops the series for which `keep(route, upstream, cohort)` is false: for a configuration that was replaced. A request
+    /// that ends after that, on a route that is gone, makes its series anew, from zero.
+    pub fn retain(&self, mut keep: impl FnMut(&str, &str, &str) -> bool) {
         self.0.core.routes.retain(|route, upstreams| {
-            upstreams.retain(|upstream, _| keep(route, upstream));
+            upstreams.retain(|upstream, cohorts| {
+                cohorts.retain(|cohort, _| keep(route, upstream, cohort));
+                !cohorts.is_empty()
+            });
             !upstreams.is_empty()
         });
     }
@@ -190,21 +198,15 @@ impl Metrics {
 impl Core {
     fn record(&self, finished: &Finished) {
         let record = &finished.record;
-        let route = record.route.as_ref();
-        let upstream = record.upstream.as_ref();
-        self.routes.with(
-            name(route),
-            || owned(route),
-            Shelf::default,
-            |upstreams| {
-                upstreams.with(
-                    name(upstream),
-                    || owned(upstream),
-                    || Series::new(&self.bounds),
-                    |series| series.record(finished),
-                );
-            },
-        );
+        let (route, upstream, cohort) = (record.route.as_ref(), record.upstream.as_ref(), record.cohort.as_ref());
+        let of_cohort = |cohorts: &Shelf<_, _>| {
+            let make = || Series::new(&self.bounds);
+            cohorts.with(name(cohort), || owned(cohort), make, |series| series.record(finished));
+        };
+        let of_upstream = |upstreams: &Upstreams| {
+            upstreams.with(name(upstream), || owned(upstream), Shelf::default, of_cohort);
+        };
+        self.routes.with(name(route), || owned(route), Shelf::default, of_upstream);
     }
 }
 

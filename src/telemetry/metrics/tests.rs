@@ -23,9 +23,9 @@ fn finished(route: &str, upstream: &str, outcome: Outcome, status: Option<u16>) 
     }
 }
 
-fn three_requests() -> Metrics {
+fn four_requests() -> Metrics {
     let metrics = Metrics::with_buckets([Duration::from_secs(1), Duration::from_millis(30)]);
-    for _ in 0..4 {
+    for _ in 0..5 {
         metrics.begun();
     }
     metrics.finished(&finished("default/shop", "cart", Outcome::Completed, Some(200)));
@@ -33,6 +33,9 @@ fn three_requests() -> Metrics {
     slow.duration = Duration::from_secs(2);
     slow.method = (&Method::from_bytes(b"BREW").unwrap()).into();
     metrics.finished(&slow);
+    let mut canary = finished("default/shop", "cart", Outcome::Completed, Some(200));
+    canary.record.cohort = Some("v2".into());
+    metrics.finished(&canary);
     let mut nowhere = finished("", "", Outcome::Cancelled, None);
     nowhere.record.attempts = 0;
     metrics.finished(&nowhere);
@@ -41,7 +44,7 @@ fn three_requests() -> Metrics {
 
 #[test]
 fn the_exposition_is_as_documented() {
-    let metrics = three_requests();
+    let metrics = four_requests();
     metrics.upstreams(|| {
         let stats = UpstreamStats { upstream: "cart".into(), endpoints: 3, ..UpstreamStats::default() };
         let breaker = breaker::Stats { state: breaker::State::HalfOpen, opened: 2, refused: 5 };
@@ -91,14 +94,23 @@ fn exemplars_are_not_in_the_older_format() {
 
 #[test]
 fn what_is_not_retained_is_gone_and_comes_back_from_zero() {
-    let metrics = three_requests();
-    metrics.retain(|route, upstream| (route, upstream) != ("default/shop", "cart"));
+    let metrics = four_requests();
+    metrics.retain(|route, upstream, _| (route, upstream) != ("default/shop", "cart"));
     assert!(!metrics.encode().contains("default/shop"));
     assert!(metrics.encode().contains("outcome=\"cancelled\""));
     metrics.finished(&finished("default/shop", "cart", Outcome::Completed, Some(200)));
     assert!(
         metrics.encode().contains("portcullis_upstream_attempts_total{route=\"default/shop\",upstream=\"cart\"} 3")
     );
+}
+
+#[test]
+fn a_cohort_that_is_gone_is_dropped_alone() {
+    let metrics = four_requests();
+    metrics.retain(|_, _, cohort| cohort != "v2");
+    let text = metrics.encode();
+    assert!(!text.contains("cohort"), "{text}");
+    assert!(text.contains("portcullis_upstream_attempts_total{route=\"default/shop\",upstream=\"cart\"} 6"), "{text}");
 }
 
 #[test]
