@@ -63,6 +63,7 @@ mod listeners;
 mod local;
 mod rule;
 mod streams;
+mod tables;
 #[cfg(test)]
 mod tests;
 
