@@ -61,6 +61,7 @@ mod explain;
 mod list;
 mod listeners;
 mod local;
+mod mesh;
 mod rule;
 mod streams;
 mod tables;
@@ -75,6 +76,7 @@ pub use self::{
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,
     listeners::ListenerError,
+    mesh::{MeshClient, MeshFuture},
 };
 
 #[cfg(feature = "metrics")]
@@ -108,11 +110,11 @@ use crate::{
     config::Config,
     forwarded::Forwarded,
     proxy::Tunnels,
-    respond::Respond,
+    respond::{Respond, RespondLayer},
     route::path::InvalidPath,
     server::{BoundServer, Listening, Prepared, Server},
     split::RolloutHandle,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, TelemetryLayer},
     upstream::Upstream,
 };
 
@@ -136,6 +138,9 @@ struct Shared {
     /// Configurations are applied one after the other; to the addresses that are listened on, too, if that is done here.
     applying: Mutex<Option<Listening>>,
     stream_idle_timeout: Duration,
+    /// Around the calls of clients.
+    telemetry: TelemetryLayer,
+    respond: RespondLayer,
     #[cfg(feature = "metrics")]
     metrics: Option<Metrics>,
 }
@@ -245,6 +250,13 @@ impl Gateway {
         Explanation::of(&self.shared.snapshot.load(), request)
     }
 
+    /// A client for calls of this process, as one of the namespace `namespace`, to the services of the configuration: governed by
+    /// the routes that are attached to them. It follows the configuration, like the gateway.
+    #[must_use]
+    pub fn client(&self, namespace: impl Into<Arc<str>>) -> MeshClient {
+        MeshClient::new(&self.shared, namespace.into())
+    }
+
     /// The configuration that is served.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
@@ -288,6 +300,13 @@ impl Shared {
         for route in &snapshot.config.routes {
             let backends = route.rules.iter().flat_map(|rule| &rule.backends);
             routes.entry(&route.name).or_default().extend(backends.map(|backend| backend.name.as_str()));
+        }
+        let names = snapshot.config.services.iter().flat_map(|service| {
+            service.ports.iter().map(|port| (mesh::name_alone(service, port), port.backend.name.as_str()))
+        });
+        let names: Vec<_> = names.collect();
+        for (name, backend) in &names {
+            routes.entry(name).or_default().insert(backend);
         }
         metrics.retain(|route, upstream| {
             route.is_empty()
