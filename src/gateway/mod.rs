@@ -19,7 +19,8 @@
 //!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay
 //!    keep their connections and what their balancers know, also when their endpoints change. So do budgets, quotas,
 //!    limits and rollouts keep their state while their own settings stay.
-//! 6. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
+//! 6. Calls that this process makes to the configuration's services are governed by the same rules: [`client`](Gateway::client).
+//! 7. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
 //!    ([`Conflicts::Oldest`](crate::config::Conflicts)), answered 500 by itself.
 //!
 //! # Example

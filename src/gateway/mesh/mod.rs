@@ -1,27 +1,4 @@
-//! Calls of this process to services, governed at the caller's side (the Gateway API's mesh profile, GAMMA).
-//!
-//! 1. A call is for the service that its URI names, or its `Host` where the URI names nobody: as `service`, which is one of
-//!    the caller's namespace, `service.namespace`, `service.namespace.svc` or `service.namespace.svc.cluster.local`. Without
-//!    a port it is for 443 if the scheme is `https`, else for 80. The scheme says no more than that: whether TLS is spoken is
-//!    the upstream's matter.
-//! 2. The routes attached to that service and port govern it. Those of the caller's own namespace (consumer routes) go
-//!    before the producer's: where there is one for the port, the producer's count for nothing (GEP-1294). A service
-//!    without a route for the port is called as it is. Routes' hosts mean nothing here, and backends are not looked up as
-//!    services again.
-//! 3. There are routes and none of their rules fits: 404 ([`Outcome::NoRoute`]). A service, or a port, that the
-//!    configuration does not know is answered the same, with its own text in the log: nothing is looked up by DNS. Ask
-//!    [`MeshClient::knows`] where other hosts are called, too.
-//! 4. What is found is the same compiled rule as at an ingress: filters, splits, sessions, retries, timeouts, with its state
-//!    and its connections; [`Gateway::apply`](super::Gateway::apply) changes both at once.
-//! 5. `Host` goes out as the caller wrote it, else as the URI's authority.
-//! 6. The [`Deadline`] of the request, of the task and of `grpc-timeout`, whichever is first, ends the call and travels in
-//!    `grpc-timeout`; the [`Cohort`](crate::split::Cohort) of the request, or of the task, travels in `baggage`.
-//! 7. The caller is this process: what a request's extensions tell of a connection it once came in by is dropped.
-//!
-//! # Caveats
-//! - What goes to an upstream is forwarded like any request, with `Via`. A handler that copies a request's fields into a call
-//!   copies `Via` with them, and the call is refused as a loop if it has been through this gateway's upstreams before.
-//! - A client cannot switch protocols (WebSocket): `Upgrade` is left out.
+//! Calls of this process to services, governed at the caller's side: a [`MeshClient`].
 
 mod services;
 #[cfg(test)]
@@ -70,17 +47,35 @@ use crate::{
     upstream::AttemptTimeout,
 };
 
-/// A client of the services that a [`Gateway`](super::Gateway)'s configuration describes: made by
+/// A client of the services that a [`Gateway`](super::Gateway)'s configuration describes, governed by the routes that are
+/// attached to them (the Gateway API's mesh profile, GAMMA): made by
 /// [`Gateway::client`](super::Gateway::client). Clones share everything.
 ///
 /// It is a Tower service that is always ready and never fails: what goes wrong is a response with an [`Outcome`], which for
 /// gRPC is a status. Every call is told to the gateway's recorders.
 ///
-/// A call to `http://cart.shop/` is for the service `cart` of the namespace `shop`, a call to `http://cart/` for the one of the
-/// caller's own. The routes attached to it govern the call, those of the caller's namespace before its own; without any it
-/// goes to the service as it is. A rule that fits none of them, a service and a port that the configuration does not have:
-/// 404, [`Outcome::NoRoute`]; nothing is looked up by DNS, see [`knows`](Self::knows). `Host` stays as the caller wrote it;
-/// the [`Deadline`] and the [`Cohort`](crate::split::Cohort) that the task has hold for its calls.
+/// 1. A call is for the service that its URI names, or its `Host` where the URI names nobody: as `service`, which is one of
+///    the caller's namespace, `service.namespace`, `service.namespace.svc` or `service.namespace.svc.cluster.local`. Without
+///    a port it is for 443 if the scheme is `https`, else for 80. The scheme says no more than that: whether TLS is spoken is
+///    the upstream's matter.
+/// 2. The routes attached to that service and port govern it. Those of the caller's own namespace (consumer routes) go
+///    before the producer's: where there is one for the port, the producer's count for nothing (GEP-1294). A service
+///    without a route for the port is called as it is. Routes' hosts mean nothing here, and backends are not looked up as
+///    services again.
+/// 3. There are routes and none of their rules fits: 404 ([`Outcome::NoRoute`]). A service, or a port, that the
+///    configuration does not know is answered the same, with its own text in the log: nothing is looked up by DNS. Ask
+///    [`knows`](Self::knows) where other hosts are called, too.
+/// 4. What is found is the same compiled rule as at an ingress: filters, splits, sessions, retries, timeouts, with its state
+///    and its connections; [`Gateway::apply`](super::Gateway::apply) changes both at once.
+/// 5. `Host` goes out as the caller wrote it, else as the URI's authority.
+/// 6. The [`Deadline`] of the request, of the task and of `grpc-timeout`, whichever is first, ends the call and travels in
+///    `grpc-timeout`; the [`Cohort`](crate::split::Cohort) of the request, or of the task, travels in `baggage`.
+/// 7. The caller is this process: what a request's extensions tell of a connection it once came in by is dropped.
+///
+/// # Caveats
+/// - What goes to an upstream is forwarded like any request, with `Via`. A handler that copies a request's fields into a call
+///   copies `Via` with them, and the call is refused as a loop if it has been through this gateway's upstreams before.
+/// - A client cannot switch protocols (WebSocket): `Upgrade` is left out.
 ///
 /// # Example
 /// Kubernetes manifests become such a configuration; here it is written in code, with services of this process in the place

@@ -73,6 +73,7 @@ impl Services {
         let mut this = Self::default();
         let mut tables = Tables::new(config, rules);
         for service in &config.services {
+            names(&service.name)?;
             let groups = groups.remove(&*service.name).unwrap_or_default();
             let mut ports = Vec::with_capacity(service.ports.len());
             for port in &service.ports {
@@ -107,25 +108,18 @@ impl Services {
         mut ports: Vec<(u16, Governed)>,
         others: Option<Governed>,
     ) -> Result<(), BuildError> {
-        let refuse = |problem: &str| BuildError::Service { service: service.to_owned(), problem: problem.to_owned() };
-        let is_label = |label: &str| {
-            let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            !label.is_empty() && label.bytes().all(is_plain)
-        };
-        let Some((namespace, name)) = service.split_once('/').filter(|(a, b)| is_label(a) && is_label(b)) else {
-            return Err(refuse("its name is not `namespace/service`, in small letters, digits and `-`"));
-        };
+        let (namespace, name) = names(service)?;
         ports.sort_by_key(|(port, _)| *port);
         if let Some((port, _)) = ports.windows(2).find_map(|two| match two {
             [one, other] if one.0 == other.0 => Some(one),
             _ => None,
         }) {
-            return Err(refuse(&format!("it has port {port} twice")));
+            return Err(refused(service, format!("it has port {port} twice")));
         }
         let frontend = Frontend { ports: ports.into(), others };
         match self.0.entry(namespace.into()).or_default().insert(name.into(), frontend) {
             None => Ok(()),
-            Some(_) => Err(refuse("there are two of that name")),
+            Some(_) => Err(refused(service, "there are two of that name")),
         }
     }
 
@@ -174,6 +168,18 @@ impl Groups<'_> {
         }
         Ok(governed)
     }
+}
+
+/// Namespace and name of `namespace/service`.
+fn names(service: &str) -> Result<(&str, &str), BuildError> {
+    let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
+    let names = service.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_label(name));
+    names.ok_or_else(|| refused(service, "its name is not `namespace/service`, in small letters, digits and `-`"))
+}
+
+fn refused(service: &str, problem: impl Into<String>) -> BuildError {
+    BuildError::Service { service: service.to_owned(), problem: problem.into() }
 }
 
 /// The table of those that are for this port, if any is.

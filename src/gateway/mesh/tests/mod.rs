@@ -191,7 +191,8 @@ async fn a_route_alone_makes_a_service_and_one_that_names_it_twice_is_there_once
         assert_eq!(ask(&gateway, namespace, uri).await, answer, "{uri} from {namespace}");
     }
     // None of this is the ingress's.
-    let outside = gateway.clone().oneshot(get("http://any/")).await.unwrap();
+    let inbound = Request::get("/").header("host", "any").body(Body::empty()).unwrap();
+    let outside = gateway.clone().oneshot(inbound).await.unwrap();
     assert_eq!(outside.status(), StatusCode::NOT_FOUND);
 }
 
