@@ -192,6 +192,10 @@ impl ClientAddr {
     }
 }
 
+/// A request extension: a call of this process whose URI said `https`, whatever there is of connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CalledOverTls;
+
 /// An address as a field says it.
 pub(crate) fn address_value(ip: IpAddr) -> HeaderValue {
     HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))

@@ -143,8 +143,8 @@ impl GatewayBuilder {
         let snapshot = compiler.compile(self.config, None)?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let stack = ServiceBuilder::new()
-            .layer(self.telemetry)
-            .layer(self.respond)
+            .layer(self.telemetry.clone())
+            .layer(self.respond.clone())
             .layer(self.forwarded)
             .service(Dispatch::new(snapshot.clone()));
         let shared = Shared {
@@ -153,6 +153,8 @@ impl GatewayBuilder {
             tunnels,
             applying: Mutex::default(),
             stream_idle_timeout: self.stream_idle_timeout,
+            telemetry: self.telemetry,
+            respond: self.respond,
             #[cfg(feature = "metrics")]
             metrics: self.metrics,
         };

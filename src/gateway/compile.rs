@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::{
     listeners::{CompileError, ListenerError, Listeners, Parts},
     local::{Local, Locals},
+    mesh::Services,
     rule::{self, Backends, Backing, KeptRate, Leaf, Rule, Scope, Shared},
 };
 #[cfg(feature = "tls")]
@@ -29,6 +30,7 @@ use crate::{
 pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
     pub(super) listeners: Listeners,
+    pub(super) services: Services,
     upstreams: HashMap<String, Serving>,
     /// The policies of the upstreams, those that services of this process stand in for included.
     policies: HashMap<String, Shared>,
@@ -94,6 +96,14 @@ pub enum BuildError {
         backend: String,
         /// The names there are.
         known: Vec<String>,
+    },
+    /// A service, or a route that governs calls to it, says what cannot be.
+    #[error("service `{service}`: {problem}")]
+    Service {
+        /// The service's name.
+        service: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A part of a rule is not usable.
     #[error("route `{route}`, rule {rule}, {part}: {source}")]
@@ -172,6 +182,9 @@ impl Compiler {
             }
             rules.push(compiled);
         }
+        let services = Services::compile(&config, &rules, |name, rule| {
+            self.rule(&upstreams, &policies, &name.into(), 0, rule, None)
+        })?;
         #[cfg(feature = "tls")]
         let certificates = Arc::new(CertificateSet::new(&config.certificates)?);
         let listeners = Listeners::compile(&Parts {
@@ -185,6 +198,7 @@ impl Compiler {
         })?;
         Ok(Snapshot {
             listeners,
+            services,
             upstreams,
             policies,
             kept,

@@ -19,7 +19,8 @@
 //!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay
 //!    keep their connections and what their balancers know, also when their endpoints change. So do budgets, quotas,
 //!    limits and rollouts keep their state while their own settings stay.
-//! 6. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
+//! 6. Calls that this process makes to the configuration's services are governed by the same rules: [`client`](Gateway::client).
+//! 7. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
 //!    ([`Conflicts::Oldest`](crate::config::Conflicts)), answered 500 by itself.
 //!
 //! # Example
@@ -61,8 +62,10 @@ mod explain;
 mod list;
 mod listeners;
 mod local;
+mod mesh;
 mod rule;
 mod streams;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -74,6 +77,7 @@ pub use self::{
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,
     listeners::ListenerError,
+    mesh::{MeshClient, MeshFuture},
 };
 
 #[cfg(feature = "metrics")]
@@ -107,11 +111,11 @@ use crate::{
     config::Config,
     forwarded::Forwarded,
     proxy::Tunnels,
-    respond::Respond,
+    respond::{Respond, RespondLayer},
     route::path::InvalidPath,
     server::{BoundServer, Listening, Prepared, Server},
     split::RolloutHandle,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, TelemetryLayer},
     upstream::Upstream,
 };
 
@@ -135,6 +139,9 @@ struct Shared {
     /// Configurations are applied one after the other; to the addresses that are listened on, too, if that is done here.
     applying: Mutex<Option<Listening>>,
     stream_idle_timeout: Duration,
+    /// Around the calls of clients.
+    telemetry: TelemetryLayer,
+    respond: RespondLayer,
     #[cfg(feature = "metrics")]
     metrics: Option<Metrics>,
 }
@@ -244,6 +251,13 @@ impl Gateway {
         Explanation::of(&self.shared.snapshot.load(), request)
     }
 
+    /// A client for calls of this process, as one of the namespace `namespace`, to the services of the configuration: governed by
+    /// the routes that are attached to them. It follows the configuration, like the gateway.
+    #[must_use]
+    pub fn client(&self, namespace: impl Into<Arc<str>>) -> MeshClient {
+        MeshClient::new(&self.shared, namespace.into())
+    }
+
     /// The configuration that is served.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
@@ -288,6 +302,13 @@ impl Shared {
             let backends = route.rules.iter().flat_map(|rule| &rule.backends);
             let names = backends.flat_map(|backend| [Some(&backend.name), backend.cohort.as_ref()]);
             routes.entry(&route.name).or_default().extend(names.flatten().map(String::as_str));
+        }
+        let names = snapshot.config.services.iter().flat_map(|service| {
+            service.ports.iter().map(|port| (mesh::name_alone(service, port), port.backend.name.as_str()))
+        });
+        let names: Vec<_> = names.collect();
+        for (name, backend) in &names {
+            routes.entry(name).or_default().insert(backend);
         }
         metrics.retain(|route, upstream, cohort| {
             let there = |names: &HashSet<&str>| [upstream, cohort].iter().all(|n| n.is_empty() || names.contains(n));

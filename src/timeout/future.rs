@@ -11,7 +11,10 @@ use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::body::{Limits, limit};
+use super::{
+    Deadline,
+    body::{Limits, limit},
+};
 use crate::{
     Body, BoxError, Outcome,
     respond::{Dialect, refusal},
@@ -46,8 +49,16 @@ impl<F> ResponseFuture<F> {
         Self { state, dialect }
     }
 
-    pub(super) fn refused(outcome: Outcome, dialect: Dialect) -> Self {
+    pub(crate) fn refused(outcome: Outcome, dialect: Dialect) -> Self {
         Self { state: State::Refused(outcome), dialect }
+    }
+
+    /// What `call` does, and its response with the body, in the time of a deadline that somebody else has settled.
+    pub(crate) fn keeping(deadline: Option<Deadline>, dialect: Dialect, call: impl FnOnce() -> F) -> Self {
+        let Some(deadline) = deadline else { return Self::new(call(), dialect, None) };
+        let until = deadline.instant();
+        let limits = Limits { until: Some(until), scope: Some(deadline), ..Limits::default() };
+        Self::new(deadline.during(call), dialect, Some(until)).limited(limits)
     }
 
     /// The same with limits of the body, and the deadline of the task while it is made.

@@ -76,9 +76,7 @@ mod layer;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "grpc-auth")]
-pub(crate) use self::deadline::GRPC_TIMEOUT;
-pub(crate) use self::deadline::tell_what_is_left;
+pub(crate) use self::deadline::{GRPC_TIMEOUT, tell_what_is_left};
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
     deadline::{Deadline, format_grpc_timeout, grpc_timeout},

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Body, Outcome,
     config::Scheme,
-    connection::ConnectionInfo,
+    connection::{CalledOverTls, ConnectionInfo},
     filter::{host, note},
     respond::refusal,
     route::RouteMatch,
@@ -49,7 +49,10 @@ fn answer<B>(policy: &Policy, request: &Request<B>) -> Response<Body> {
     let connection = request.extensions().get::<ConnectionInfo>();
     let is_https = match connection {
         Some(connection) => connection.tls().is_some(),
-        None => uri.scheme() == Some(&uri::Scheme::HTTPS),
+        None => {
+            let called = request.extensions().get::<CalledOverTls>();
+            called.is_some() || uri.scheme() == Some(&uri::Scheme::HTTPS)
+        }
     };
     let asked = Asked {
         scheme: if is_https { Scheme::Https } else { Scheme::Http },

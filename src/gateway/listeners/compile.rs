@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Domain, Family, Kind, ListenerError, Listeners, Place, Table};
+use super::{Domain, Family, Kind, ListenerError, Listeners, Place};
 #[cfg(feature = "tls")]
 use crate::{
     config::{ClientValidationMode, Listener, Termination},
@@ -17,6 +17,7 @@ use crate::{
     gateway::{
         rule::Rule,
         streams::{self, StreamRule},
+        tables::{Selection, Table, Tables},
     },
     route::{self, HostMap, TableError},
     upstream::Upstream,
@@ -59,7 +60,7 @@ impl Listeners {
     pub(in crate::gateway) fn compile(parts: &Parts<'_>) -> Result<Self, CompileError> {
         let config = parts.config;
         let attached = Attached::of(config)?;
-        let mut tables = Tables { parts, made: HashMap::new() };
+        let mut tables = Tables::new(config, parts.rules);
         let (mounted, unattached) = tables.elsewhere(&attached)?;
         let mut this = Self {
             places: HashMap::default(),
@@ -300,27 +301,18 @@ fn places(parts: &Parts<'_>) -> Result<Places, ListenerError> {
     Ok(places)
 }
 
-/// Which routes a table is of, and for which hosts.
-type Selection = Vec<(usize, Vec<Host>)>;
-
-/// Makes tables, each once.
-struct Tables<'a> {
-    parts: &'a Parts<'a>,
-    made: HashMap<(bool, Selection), Arc<Table>>,
-}
-
 impl Tables<'_> {
     /// The table of a listener's host.
     fn of(&mut self, host: &Host, attached: impl Iterator<Item = usize>) -> Result<Arc<Table>, TableError> {
-        let routes = &self.parts.config.routes;
+        let routes = &self.config.routes;
         let hosts = |index: usize| Some((index, shared_hosts(host, &routes.get(index)?.hosts)));
         let selection = attached.filter_map(hosts).filter(|(_, hosts)| !hosts.is_empty()).collect();
-        self.make(selection, self.parts.config.conflicts)
+        self.make(selection, self.config.conflicts)
     }
 
     /// The tables of every route, and of those attached to nothing.
     fn elsewhere(&mut self, attached: &Attached<'_>) -> Result<(Arc<Table>, Option<Arc<Table>>), TableError> {
-        let config = self.parts.config;
+        let config = self.config;
         let free = |route: &Route| route.listeners.is_empty() && route.services.is_empty();
         let hosts = |route: &Route| {
             if route.listeners.is_empty() {
@@ -340,23 +332,6 @@ impl Tables<'_> {
         let conflicts = if config.listeners.is_empty() { config.conflicts } else { Conflicts::Oldest };
         let mounted = self.make(select(&|route| free(route) || !route.listeners.is_empty()), conflicts)?;
         Ok((mounted, unattached))
-    }
-
-    fn make(&mut self, selection: Selection, conflicts: Conflicts) -> Result<Arc<Table>, TableError> {
-        let entry = match self.made.entry((conflicts == Conflicts::Refuse, selection)) {
-            Entry::Occupied(made) => return Ok(made.get().clone()),
-            Entry::Vacant(entry) => entry,
-        };
-        let selection = &entry.key().1;
-        let route = |(index, hosts): &(usize, Vec<Host>)| Some((self.parts.config.routes.get(*index)?, hosts.clone()));
-        let routes: Vec<_> = selection.iter().filter_map(route).collect();
-        // The table asks for its targets in the order of the rules.
-        let mut rules = selection.iter().filter_map(|(index, _)| self.parts.rules.get(*index)).flatten();
-        let rule = |_: &Route, _| {
-            rules.next().cloned().unwrap_or_else(|| Arc::new(Rule::refused("the rule was not compiled")))
-        };
-        let table = Arc::new(Table::compile_for(&routes, conflicts, rule)?);
-        Ok(entry.insert(table).clone())
     }
 }
 

@@ -25,19 +25,16 @@ use std::{
 use http::{HeaderMap, Uri};
 use thiserror::Error;
 
-use super::{rule::Rule, streams::StreamRule};
+use super::{streams::StreamRule, tables::Table};
 #[cfg(feature = "tls")]
 use crate::tls::{CertificateError, ServerTls};
 use crate::{
     Error, Outcome,
     config::ListenerProtocol,
     connection::ConnectionInfo,
-    route::{self, HostMap, RouteTable},
+    route::{self, HostMap},
     server::{Listening, Prepared},
 };
-
-/// The rules of one listener. Several that have the same ones share a table.
-pub(super) type Table = RouteTable<Arc<Rule>>;
 
 /// The listeners of one configuration, and which rules each leads to.
 pub(super) struct Listeners {
