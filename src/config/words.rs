@@ -13,6 +13,9 @@ pub(crate) struct Does<'a>(pub(crate) &'a Rule);
 /// A backend of a rule with what is done for it alone.
 pub(crate) struct Backend<'a>(&'a BackendRef);
 
+/// Backends with their shares.
+pub(crate) struct Shares<'a>(pub(crate) &'a [BackendRef]);
+
 /// An upstream's endpoints, and how they are spoken to.
 pub(crate) struct Stands<'a>(pub(crate) &'a Upstream);
 
@@ -60,14 +63,12 @@ impl<'a> Does<'a> {
         parts
     }
 
-    /// Its backends, in the order in which they are written, each with its share of the whole.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = (Backend<'a>, u64)> + use<'a> {
-        let backends = &self.0.backends;
-        let total = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        backends.iter().map(move |backend| (Backend(backend), total))
+    /// Its backends, in the order in which they are written.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = Backend<'a>> + use<'a> {
+        self.0.backends.iter().map(Backend)
     }
 
-    fn redirects(&self) -> bool {
+    pub(crate) fn redirects(&self) -> bool {
         self.0.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)))
     }
 }
@@ -84,19 +85,24 @@ impl fmt::Display for Does<'_> {
         if let Some(why) = &self.0.invalid {
             return write!(f, "answers 500: {why}");
         }
-        let several = self.0.backends.len() > 1;
         let mut parts = Vec::new();
-        let backends = self.backends().map(|(backend, total)| match several {
-            true => format!("{backend} ({} of {total})", backend.0.weight),
-            false => backend.to_string(),
-        });
-        match backends.collect::<Vec<_>>().join(", ") {
-            none if none.is_empty() && self.redirects() => {}
-            none if none.is_empty() => parts.push("answers 500: it has no backend".to_owned()),
-            backends => parts.push(backends),
+        match &*self.0.backends {
+            [] if self.redirects() => {}
+            [] => parts.push("answers 500: it has no backend".to_owned()),
+            backends => parts.push(Shares(backends).to_string()),
         }
         parts.append(&mut self.policies());
         f.write_str(&parts.join("; "))
+    }
+}
+
+impl fmt::Display for Shares<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0 {
+            return Backend(only).fmt(f);
+        }
+        let total: u64 = self.0.iter().map(|backend| u64::from(backend.weight)).sum();
+        f.write_str(&listed(self.0.iter().map(|one| format!("{} ({} of {total})", Backend(one), one.weight))))
     }
 }
 
