@@ -3,12 +3,15 @@
 //! The program under test is `examples/ingress`, run as a process and asked as its users would ask it: what these tests
 //! say holds for the whole, whichever layer does it. What they share is in [`support`].
 
+#[path = "../../examples/ingress/asked.rs"]
+mod asked;
 mod bodies;
 mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
 mod http2;
+mod inspect;
 mod limits;
 mod listeners;
 mod observe;
