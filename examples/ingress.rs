@@ -161,22 +161,6 @@ impl Arguments {
                 None => (&*word, None),
             };
             let mut value = || given.take().or_else(|| words.next()).ok_or_else(|| format!("{option} needs a value"));
-            let asked = match option {
-                "--check" if given.is_none() => Some(Question::Check),
-                "--explain" => Some(Question::Explain { request: value()?, address: None }),
-                "--diff" => {
-                    let old = value()?;
-                    let new = words.next().ok_or("--diff needs two values: OLD and NEW")?;
-                    Some(Question::Diff(old.into(), new.into()))
-                }
-                _ => None,
-            };
-            if let Some(asked) = asked {
-                if arguments.question.replace(asked).is_some() {
-                    return Err("only one of --check, --explain and --diff can be asked".into());
-                }
-                continue;
-            }
             match option {
                 "--address" => address = Some(parse(option, &value()?, "an IP address")?),
                 "--manifests" => arguments.manifests.push(value()?.into()),
@@ -184,11 +168,25 @@ impl Arguments {
                 "--http-port" => arguments.http_port = parse(option, &value()?, "a port")?,
                 "--https-port" => arguments.https_port = parse(option, &value()?, "a port")?,
                 "--admin" => arguments.admin = Some(parse(option, &value()?, "an address such as 127.0.0.1:9000")?),
+                "--explain" => arguments.ask(Question::Explain { request: value()?, address: None })?,
+                "--diff" => {
+                    let old = value()?;
+                    let new = words.next().ok_or("--diff needs two values: OLD and NEW")?;
+                    arguments.ask(Question::Diff(old.into(), new.into()))?;
+                }
+                "--check" if given.is_none() => arguments.ask(Question::Check)?,
                 "--help" | "-h" if given.is_none() => return Ok(None),
                 _ => return Err(format!("unknown option `{word}`").into()),
             }
         }
         arguments.combined(address).map(Some)
+    }
+
+    fn ask(&mut self, question: Question) -> Result<(), BoxError> {
+        match self.question.replace(question) {
+            None => Ok(()),
+            Some(_) => Err("only one of --check, --explain and --diff can be asked".into()),
+        }
     }
 
     /// What only makes sense together.
