@@ -123,7 +123,8 @@ fn answer(question: &Question, arguments: &Arguments) -> ExitCode {
     };
     match answer {
         Ok((text, changed)) => {
-            print!("{text}");
+            // Who reads may have read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::from(u8::from(changed))
         }
         Err(error) => {

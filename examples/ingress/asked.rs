@@ -86,8 +86,8 @@ impl Asked {
         if authority.as_str().contains('@') {
             return Err(wrong("a user is not part of a request: write `-H 'authorization: …'`"));
         }
-        let port = match authority.port() {
-            Some(_) => Some(authority.port_u16().ok_or_else(|| wrong("its port is none"))?),
+        let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
+            Some(port) => Some(port.parse().map_err(|_| wrong("its port is none"))?),
             None => None,
         };
         let mut request = Request::new(());

@@ -92,6 +92,7 @@ impl Explanation {
             let at = connection.socket_local_addr();
             text = match owner {
                 Some(owner) => format!("listener `{}` (host {}) at {at}\n", owner.name, owner.host),
+                None if connection.is_of_own_listener() => format!("the program's own listener at {at}\n"),
                 None => format!("no listener for the host at {at}\n"),
             };
             listener = owner.map(|owner| owner.name.clone());

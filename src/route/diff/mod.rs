@@ -519,7 +519,12 @@ impl fmt::Display for Change<'_> {
                 None => write!(f, "\n  {sign} no route (404)")?,
             }
         }
-        Ok(())
+        match (before, after) {
+            (Some(before), Some(after)) if Does(before.rule).to_string() == Does(after.rule).to_string() => {
+                f.write_str("\n  (they differ in settings that have no words here)")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
