@@ -5,6 +5,9 @@
 //!
 //! ```text
 //! ingress --manifests PATH [--manifests PATH...] [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]
+//! ingress --check --manifests PATH...
+//! ingress --explain 'GET https://shop.example.com/cart -H "x-user: 1"' [--address IP] --manifests PATH...
+//! ingress --diff OLD NEW
 //! ```
 //!
 //! PATH is a file or folder of Kubernetes YAML, or of our own. Ingresses, and routes that are attached to no listener, are
@@ -12,8 +15,15 @@
 //! `--bind`, on their own ports. Where there are listeners alone, it is only a warning when one of the two ports is taken.
 //! SIGHUP, or a changed file, loads it all again; SIGTERM drains and exits 0. What is wrong with the arguments or the manifests
 //! is said on stderr, and the exit code is 2.
+//!
+//! `--check`, `--explain` and `--diff` serve nothing: they tell whether manifests are right, where a request would go and
+//! why, and which classes of requests go elsewhere under other manifests (exit code 1 if any do, as with `diff`).
+//!
 //! `RUST_LOG` says what is logged to stderr (default `info`, which includes a line for each request; `warn` leaves those
 //! out).
+
+#[path = "ingress/inspect.rs"]
+mod inspect;
 
 use std::{
     io::Write,
@@ -39,8 +49,11 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-const USAGE: &str =
-    "usage: ingress [--manifests PATH]... [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]";
+const USAGE: &str = "\
+usage: ingress [--manifests PATH]... [--bind IP] [--http-port N] [--https-port N] [--admin IP:PORT]
+       ingress --check --manifests PATH...
+       ingress --explain 'GET https://shop.example.com/cart -H \"x-user: 1\"' [--address IP] --manifests PATH...
+       ingress --diff OLD NEW";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -63,6 +76,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(question) = &arguments.question {
+        return answer(question, &arguments);
+    }
     // Before the input is read, so that a signal does not end the process meanwhile.
     let signals = match Signals::catch() {
         Ok(signals) => signals,
@@ -87,7 +103,39 @@ async fn main() -> ExitCode {
     }
 }
 
+/// What is asked instead of serving.
+enum Question {
+    Check,
+    Explain { request: String, address: Option<IpAddr> },
+    Diff(PathBuf, PathBuf),
+}
+
+/// Tells it, with the exit code that says the same.
+fn answer(question: &Question, arguments: &Arguments) -> ExitCode {
+    let own = inspect::Own { bind: arguments.bind, http_port: arguments.http_port, https_port: arguments.https_port };
+    let manifests = &arguments.manifests;
+    let answer = match question {
+        Question::Check => inspect::check(manifests, own).map(|text| (text, false)),
+        Question::Explain { request, address } => {
+            inspect::explain(manifests, own, request, *address).map(|text| (text, false))
+        }
+        Question::Diff(old, new) => inspect::diff(old, new, own),
+    };
+    match answer {
+        Ok((text, changed)) => {
+            // Who reads may have read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::from(u8::from(changed))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 struct Arguments {
+    question: Option<Question>,
     manifests: Vec<PathBuf>,
     bind: IpAddr,
     http_port: u16,
@@ -98,7 +146,9 @@ struct Arguments {
 impl Arguments {
     /// `None` if help is asked for.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, BoxError> {
+        let mut address = None;
         let mut arguments = Self {
+            question: None,
             manifests: Vec::new(),
             bind: Ipv4Addr::LOCALHOST.into(),
             http_port: 8080,
@@ -113,16 +163,49 @@ impl Arguments {
             };
             let mut value = || given.take().or_else(|| words.next()).ok_or_else(|| format!("{option} needs a value"));
             match option {
+                "--address" => address = Some(parse(option, &value()?, "an IP address")?),
                 "--manifests" => arguments.manifests.push(value()?.into()),
                 "--bind" => arguments.bind = parse(option, &value()?, "an IP address")?,
                 "--http-port" => arguments.http_port = parse(option, &value()?, "a port")?,
                 "--https-port" => arguments.https_port = parse(option, &value()?, "a port")?,
                 "--admin" => arguments.admin = Some(parse(option, &value()?, "an address such as 127.0.0.1:9000")?),
+                "--explain" => arguments.ask(Question::Explain { request: value()?, address: None })?,
+                "--diff" => {
+                    let old = value()?;
+                    let new = words.next().ok_or("--diff needs two values: OLD and NEW")?;
+                    arguments.ask(Question::Diff(old.into(), new.into()))?;
+                }
+                "--check" if given.is_none() => arguments.ask(Question::Check)?,
                 "--help" | "-h" if given.is_none() => return Ok(None),
                 _ => return Err(format!("unknown option `{word}`").into()),
             }
         }
-        Ok(Some(arguments))
+        arguments.combined(address).map(Some)
+    }
+
+    fn ask(&mut self, question: Question) -> Result<(), BoxError> {
+        match self.question.replace(question) {
+            None => Ok(()),
+            Some(_) => Err("only one of --check, --explain and --diff can be asked".into()),
+        }
+    }
+
+    /// What only makes sense together.
+    fn combined(mut self, wanted: Option<IpAddr>) -> Result<Self, BoxError> {
+        match &mut self.question {
+            Some(Question::Explain { address, .. }) => *address = wanted,
+            _ if wanted.is_some() => return Err("--address goes with --explain alone".into()),
+            _ => {}
+        }
+        match self.question {
+            Some(Question::Check | Question::Explain { .. }) if self.manifests.is_empty() => {
+                Err("--check and --explain need --manifests".into())
+            }
+            Some(Question::Diff(..)) if !self.manifests.is_empty() => {
+                Err("--diff takes OLD and NEW in the place of --manifests".into())
+            }
+            _ => Ok(self),
+        }
     }
 }
 

@@ -102,8 +102,10 @@ impl ConnectionInfo {
         self
     }
 
-    /// The same connection, to a listener that the program itself has given to its server.
-    pub(crate) fn with_own_listener(mut self) -> Self {
+    /// The same connection, to a listener that the program itself has given to its server: not to one of a configuration
+    /// alone. Servers know that of their connections; it is for those who ask where a request would go.
+    #[must_use]
+    pub fn with_own_listener(mut self) -> Self {
         Arc::make_mut(&mut self.0).own = true;
         self
     }

@@ -35,6 +35,7 @@ mod matching;
 mod resilience;
 mod traffic;
 mod upstream;
+pub(crate) mod words;
 #[cfg(feature = "yaml")]
 mod yaml;
 

@@ -302,6 +302,14 @@ impl Snapshot {
         }
     }
 
+    /// What a rule of its tables was compiled from.
+    pub(super) fn rule(&self, rule: &Rule) -> Option<&config::Rule> {
+        let mut kept = self.kept.iter();
+        let ((name, number, index), _) = kept.find(|(_, kept)| Arc::ptr_eq(&kept.backends, &rule.backends))?;
+        let mut routes = self.config.routes.iter().filter(|route| *route.name == **name);
+        routes.nth(number.checked_sub(1)?)?.rules.get(*index)
+    }
+
     /// The rollouts of its rules, with their routes' names.
     pub(super) fn rollouts(&self) -> impl Iterator<Item = (&Arc<str>, &RolloutHandle)> {
         self.kept.iter().filter_map(|((route, ..), rule)| Some((route, rule.backends.choice.as_ref()?.rollout()?)))

@@ -57,6 +57,7 @@ mod builder;
 mod certificates;
 mod choice;
 mod compile;
+mod diff;
 mod dispatch;
 mod explain;
 mod list;
@@ -74,6 +75,7 @@ pub use self::certificates::GatewayCertificates;
 pub use self::{
     builder::GatewayBuilder,
     compile::BuildError,
+    diff::{ConfigDiff, DiffPart, diff},
     explain::{ExplainedBackend, Explanation, Winner},
     list::RouteList,
     listeners::ListenerError,
@@ -244,6 +246,10 @@ impl Gateway {
     }
 
     /// Where a request would go, and why the other rules lost.
+    ///
+    /// With a [`ConnectionInfo`](crate::connection::ConnectionInfo) among its extensions it is a request of that connection: it
+    /// is told which listener owns it, and whether it is misdirected or its connection closed. Without one, every route that
+    /// is there counts.
     ///
     /// # Errors
     /// When the request's path has no normal form: it would be answered 400.

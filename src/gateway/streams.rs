@@ -57,6 +57,11 @@ impl StreamRule {
         }))
     }
 
+    /// The route's name.
+    pub(super) fn route(&self) -> &str {
+        &self.route
+    }
+
     /// What carries a connection to the backend whose turn it is; else why that cannot be.
     pub(super) fn handler(self: &Arc<Self>, idle: Duration) -> Result<StreamHandler, String> {
         let backend = self.choice.choose().and_then(|index| self.backends.get(index));

@@ -291,7 +291,7 @@ fn an_explanation_names_the_backends_and_why_others_lost() {
     let winner = explanation.winner().unwrap();
     assert_eq!((&*winner.route, winner.rule, winner.backend()), ("test", 1, None));
     let text = explanation.to_string();
-    for line in ["backend cart, weight 1, in this process", "backend gone, weight 1, answers 500: missing"] {
+    for line in ["backend cart, weight 1 of 2, in this process", "backend gone, weight 1 of 2, answers 500: missing"] {
         assert!(text.contains(line), "{text}");
     }
     assert!(gateway.explain(&Request::get("/..").body(()).unwrap()).is_err());

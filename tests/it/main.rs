@@ -4,12 +4,15 @@
 //! say holds for the whole, whichever layer does it. The layers of a mesh, which are stacked by code, are tested in this process
 //! ([`mesh`]). What they share is in [`support`].
 
+#[path = "../../examples/ingress/asked.rs"]
+mod asked;
 mod bodies;
 mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
 mod http2;
+mod inspect;
 mod limits;
 mod listeners;
 mod mesh;

@@ -105,10 +105,11 @@ impl Listeners {
     ) -> Result<Domain, CompileError> {
         let config = parts.config;
         let Some(listener) = listeners.first().and_then(|&index| config.listeners.get(index)) else {
-            return Ok(Domain { kind: Kind::Nothing, invalid: None });
+            return Ok(Domain { name: "".into(), host: host.clone(), kind: Kind::Nothing, invalid: None });
         };
+        let domain = |kind, invalid| Domain { name: listener.name.as_str().into(), host: host.clone(), kind, invalid };
         if let Some(why) = &listener.invalid {
-            return Ok(Domain { kind: Kind::Nothing, invalid: Some(why.as_str().into()) });
+            return Ok(domain(Kind::Nothing, Some(why.as_str().into())));
         }
         let streams = || {
             let attached = merged(listeners, &attached.streams).filter_map(|i| Some((i, config.streams.get(i)?)));
@@ -128,7 +129,7 @@ impl Listeners {
                     // One of many authors must not take the others down.
                     Err(error) if config.conflicts == Conflicts::Oldest => {
                         tracing::warn!(listener = listener.name, %error, "a listener cannot be served");
-                        return Ok(Domain { kind: Kind::Nothing, invalid: Some(error.to_string().into()) });
+                        return Ok(domain(Kind::Nothing, Some(error.to_string().into())));
                     }
                     Err(source) => return Err(ListenerError::Tls { listener: listener.name.clone(), source }.into()),
                 }
@@ -138,7 +139,7 @@ impl Listeners {
                 return Err(ListenerError::NoTls { listener: listener.name.clone() }.into());
             }
         };
-        Ok(Domain { kind, invalid: None })
+        Ok(domain(kind, None))
     }
 
     /// The TLS of a listener; the same as before, with its sessions, where that would be no other.

@@ -30,7 +30,7 @@ use super::{streams::StreamRule, tables::Table};
 use crate::tls::{CertificateError, ServerTls};
 use crate::{
     Error, Outcome,
-    config::ListenerProtocol,
+    config::{Host, ListenerProtocol},
     connection::ConnectionInfo,
     route::{self, HostMap},
     server::{Listening, Prepared},
@@ -66,6 +66,9 @@ pub(super) enum Family {
 
 /// What belongs to one host at an address.
 pub(super) struct Domain {
+    /// Of the listener; the first, where several are one.
+    pub(super) name: Arc<str>,
+    pub(super) host: Host,
     pub(super) kind: Kind,
     pub(super) invalid: Option<Arc<str>>,
 }
@@ -236,7 +239,7 @@ fn is_same(one: Option<&Arc<Domain>>, two: Option<&Arc<Domain>>) -> bool {
 }
 
 impl Family {
-    fn of(protocol: &ListenerProtocol) -> Self {
+    pub(super) fn of(protocol: &ListenerProtocol) -> Self {
         match protocol {
             ListenerProtocol::Http => Self::Http,
             ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => Self::Tls,

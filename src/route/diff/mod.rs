@@ -1,6 +1,5 @@
 //! Which classes of requests go elsewhere under other routes.
 
-mod describe;
 mod sample;
 #[cfg(test)]
 mod tests;
@@ -15,9 +14,9 @@ use std::{
 
 use http::{Method, Request};
 
-use self::{describe::Does, sample::When};
+use self::sample::When;
 use super::{RouteTable, TableError, path::normalize, table::normal_hosts};
-use crate::config::{Conflicts, Filter, Host, Match, PathChange, PathMatch, Route, Rule};
+use crate::config::{Conflicts, Filter, Host, Match, PathChange, PathMatch, Route, Rule, words::Does};
 
 /// What becomes of requests when the routes `old` give way to `new`, class by class.
 ///
@@ -520,7 +519,12 @@ impl fmt::Display for Change<'_> {
                 None => write!(f, "\n  {sign} no route (404)")?,
             }
         }
-        Ok(())
+        match (before, after) {
+            (Some(before), Some(after)) if Does(before.rule).to_string() == Does(after.rule).to_string() => {
+                f.write_str("\n  (they differ in settings that have no words here)")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
