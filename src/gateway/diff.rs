@@ -390,7 +390,7 @@ mod tests {
             // `other.example` is not the listener's.
             route("shop", &["shop"], &["a.shop.example", "other.example"], "shop"),
         ];
-        let old = config(&[any.clone()], &routes[..1]);
+        let old = config(std::slice::from_ref(&any), &routes[..1]);
         let new = config(&[any, shop], &routes);
         let expected = [
             "listeners:",
