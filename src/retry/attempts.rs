@@ -106,7 +106,8 @@ impl Again {
     fn of(request: Request<Body>, settings: &Settings) -> (Self, Request<Body>) {
         let (mut parts, body) = request.into_parts();
         let tried = parts.extensions.remove::<Tried>().unwrap_or_default();
-        parts.extensions.insert(tried.governed());
+        let resets = settings.conditions.has_error(&Error::new(Outcome::UpstreamReset).with_sent(Sent::Stale));
+        parts.extensions.insert(if resets { tried.governed().counting_resets() } else { tried.governed() });
         let (replay, body) = Replay::new(body, settings.body_cap);
         let known = settings.repeatable.as_ref().is_some_and(|test| test(&parts));
         let first = Request::from_parts(parts.clone(), body);
