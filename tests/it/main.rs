@@ -8,6 +8,7 @@ mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
+mod gateway_api;
 mod http2;
 mod limits;
 mod listeners;
