@@ -17,7 +17,7 @@ use super::{
     conditions::{is_repeatable, is_unprocessed},
     layer::Settings,
     peek::peek,
-    policy::{Asked, Failure},
+    policy::{Asked, Failure, Refused},
     replay::Replay,
 };
 use crate::{
@@ -81,6 +81,10 @@ where
         let decided = settings.rules.decide(&failure, &mut fastrand::Rng::new(), || settings.budget.withdraw(now));
         let delay = match decided {
             Ok(delay) => delay,
+            // Unless the server itself asked for the wait: then its answer says more.
+            Err(Refused::PastDeadline) if settings.late_times_out && asked == Asked::Nothing => {
+                return Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly));
+            }
             Err(why) => {
                 tracing::debug!(retries, ?why, "not sent again");
                 return result;
