@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 pub struct Tried {
     endpoints: Arc<Mutex<SmallVec<[SocketAddr; 4]>>>,
     governed: bool,
+    counts_resets: bool,
 }
 
 impl Tried {
@@ -39,6 +40,20 @@ impl Tried {
     pub fn governed(mut self) -> Self {
         self.governed = true;
         self
+    }
+
+    /// The same handle, whose owner also sends again, and counts, what a used connection ended under
+    /// ([`Sent::Stale`](crate::Sent::Stale)): else an upstream does that by itself, and nobody counts it.
+    #[must_use]
+    pub fn counting_resets(mut self) -> Self {
+        self.counts_resets = true;
+        self
+    }
+
+    /// Whether it is [`counting_resets`](Self::counting_resets).
+    #[must_use]
+    pub fn counts_resets(&self) -> bool {
+        self.counts_resets
     }
 
     /// Whether it is [`governed`](Self::governed).

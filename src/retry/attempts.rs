@@ -17,7 +17,7 @@ use super::{
     conditions::{is_repeatable, is_unprocessed},
     layer::Settings,
     peek::peek,
-    policy::{Asked, Failure},
+    policy::{Asked, Failure, Refused},
     replay::Replay,
 };
 use crate::{
@@ -81,6 +81,10 @@ where
         let decided = settings.rules.decide(&failure, &mut fastrand::Rng::new(), || settings.budget.withdraw(now));
         let delay = match decided {
             Ok(delay) => delay,
+            // Unless the server itself asked for the wait: then its answer says more.
+            Err(Refused::PastDeadline) if settings.late_times_out && asked == Asked::Nothing => {
+                return Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly));
+            }
             Err(why) => {
                 tracing::debug!(retries, ?why, "not sent again");
                 return result;
@@ -106,7 +110,8 @@ impl Again {
     fn of(request: Request<Body>, settings: &Settings) -> (Self, Request<Body>) {
         let (mut parts, body) = request.into_parts();
         let tried = parts.extensions.remove::<Tried>().unwrap_or_default();
-        parts.extensions.insert(tried.governed());
+        let resets = settings.conditions.has_error(&Error::new(Outcome::UpstreamReset).with_sent(Sent::Stale));
+        parts.extensions.insert(if resets { tried.governed().counting_resets() } else { tried.governed() });
         let (replay, body) = Replay::new(body, settings.body_cap);
         let known = settings.repeatable.as_ref().is_some_and(|test| test(&parts));
         let first = Request::from_parts(parts.clone(), body);

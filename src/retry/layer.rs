@@ -34,6 +34,7 @@ pub(super) struct Settings {
     pub(super) conditions: Conditions,
     pub(super) rules: Rules,
     pub(super) per_try: Option<Duration>,
+    pub(super) late_times_out: bool,
     pub(super) body_cap: usize,
     pub(super) peek: Duration,
     pub(super) budget: Budget,
@@ -51,12 +52,21 @@ impl RetryLayer {
                 conditions: Conditions::default(),
                 rules: Rules::default(),
                 per_try: None,
+                late_times_out: false,
                 body_cap: 64 * 1024,
                 peek: Duration::from_millis(10),
                 budget: Budget::default(),
                 repeatable: None,
             },
         }
+    }
+
+    /// A failure that would be tried again, but for the deadline that comes first, is
+    /// [`UpstreamTimeout`](crate::Outcome::UpstreamTimeout) in its place, as it would be had the retry begun. Default: it
+    /// is passed on as it is.
+    pub fn late_retries_time_out(mut self) -> Self {
+        self.settings.late_times_out = true;
+        self
     }
 
     /// What a retry may be for. Default: see [`Conditions`].

@@ -169,6 +169,8 @@ struct Spare {
     exchange: Option<Exchange>,
     /// A layer above decides whether what was sent is sent again.
     governed: bool,
+    /// It also counts what is sent again since a used connection ended.
+    counts_resets: bool,
 }
 
 impl Spare {
@@ -177,12 +179,14 @@ impl Spare {
         if !request.body().is_end_stream() || request.headers().contains_key(http::header::UPGRADE) {
             return None;
         }
+        let tried = Tried::of(request.extensions());
         Some(Box::new(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             exchange: Exchange::of(request.extensions()).cloned(),
-            governed: Tried::of(request.extensions()).is_some_and(Tried::is_governed),
+            governed: tried.is_some_and(Tried::is_governed),
+            counts_resets: tried.is_some_and(Tried::counts_resets),
         }))
     }
 
@@ -191,8 +195,8 @@ impl Spare {
         let allowed = match error.sent() {
             Sent::Nothing => true,
             Sent::Refused => !self.governed,
-            // In any case: it is nobody's failure, and no attempt to be counted.
-            Sent::Stale => error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
+            // It is nobody's failure, and no attempt to be counted, unless who counts attempts wants this one too.
+            Sent::Stale => !self.counts_resets && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
             Sent::Possibly => !self.governed && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
         };
         if !allowed {

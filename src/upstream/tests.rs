@@ -19,8 +19,12 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    Body, Error, Outcome, Sent, balance::Availability, config::Endpoints, connection::ConnectionInfo,
-    exchange::Exchange, upstream::discover::Dns,
+    Body, Error, Outcome, Sent,
+    balance::{Availability, Tried},
+    config::Endpoints,
+    connection::ConnectionInfo,
+    exchange::Exchange,
+    upstream::discover::Dns,
 };
 
 /// Counts connections and requests.
@@ -389,6 +393,24 @@ async fn a_safe_request_goes_once_more_to_the_only_endpoint_when_a_used_connecti
     let error = ask(&upstream, Method::POST, "").await.unwrap_err();
     assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Stale));
     assert_eq!(seen.connections(), 3, "what may have been processed is not sent again");
+}
+
+#[tokio::test]
+async fn who_counts_attempts_gets_back_what_a_used_connection_ended_under() {
+    let (address, seen) = closing_when_reused().await;
+    let upstream = Upstream::new(upstream([address])).unwrap();
+    let ask_with = |tried: Tried| {
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(tried);
+        upstream.clone().oneshot(request)
+    };
+    assert_eq!(ask(&upstream, Method::GET, "").await.unwrap(), "ok");
+    let error = ask_with(Tried::default().governed().counting_resets()).await.unwrap_err();
+    assert_eq!((error.sent(), seen.requests()), (Sent::Stale, 2));
+
+    assert_eq!(ask(&upstream, Method::GET, "").await.unwrap(), "ok");
+    assert!(ask_with(Tried::default().governed()).await.is_ok(), "where it is not counted, it is sent again here");
+    assert_eq!(seen.requests(), 5);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
+mod gateway_api;
 mod http2;
 mod inspect;
 mod limits;

@@ -28,8 +28,12 @@ pub(super) fn layer(retry: &config::Retry, budget: Budget, per_try: Option<Durat
             None => return Err(format!("{number} is not a gRPC status: use 1 to 16").into()),
         }
     }
-    let layer =
-        RetryLayer::new().conditions(conditions).max_retries(retry.attempts).body_cap(retry.body_cap).budget(budget);
+    let layer = RetryLayer::new()
+        .conditions(conditions)
+        .max_retries(retry.attempts)
+        .body_cap(retry.body_cap)
+        .budget(budget)
+        .late_retries_time_out();
     let layer = match retry.backoff {
         // What is asked for is the least; by chance a little more, so that those who failed together come back apart.
         Some(least) => layer.least_wait(least).backoff(least / 4, least),

@@ -257,6 +257,17 @@ async fn the_requests_time_spans_all_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not() {
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), backend_request: None };
+    for (attempts, expected) in [(1, (504, Some(Outcome::UpstreamTimeout))), (0, (503, None))] {
+        let retry = Retry { attempts, statuses: vec![503], backoff: Some(950 * MS), ..Retry::default() };
+        let double = Double::new([Act::SayAfter(400 * MS, 503)]);
+        let gateway = gateway(Rule { retry: Some(retry), timeouts, ..to("here") }, &double);
+        assert_eq!((answer(&gateway, get("/")).await, double.count()), (expected, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_attempt_may_be_cut_and_the_next_answer() {
     let double = Double::new([Act::Hang, Act::Say(200)]);
     let timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: Some(100 * MS) };

@@ -5,6 +5,7 @@
 //! for the state with [`eventually`] until it is there.
 
 pub(crate) mod backend;
+pub(crate) mod gateway_api;
 pub(crate) mod ingress;
 pub(crate) mod load;
 pub(crate) mod manifest;
