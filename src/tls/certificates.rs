@@ -17,6 +17,7 @@ use super::{NoProvider, default_provider, expiry};
 use crate::{
     BoxError,
     config::{Certificate, Host},
+    identity::TrustDomain,
 };
 
 /// Certificates with their keys, checked and sorted by name: what one handshake looks at.
@@ -143,6 +144,14 @@ pub enum CertificateError {
         origin: String,
         /// What is wrong with it.
         source: BoxError,
+    },
+    /// Authorities were given twice for one trust domain.
+    #[error(
+        "trust domain {domain}: its authorities are given twice: only its own bundle may name it, no federated one"
+    )]
+    TrustDomainTwice {
+        /// Which.
+        domain: TrustDomain,
     },
     /// The key belongs to another certificate.
     #[error("{origin}: the private key does not fit the certificate: its public key is another one")]
