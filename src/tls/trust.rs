@@ -358,7 +358,7 @@ pub(super) fn refusal(error: webpki::Error) -> rustls::Error {
         Error::IssuerNotCrlSigner => return rustls::CertRevocationListError::IssuerInvalidForCrl.into(),
         Error::CrlExpired { time, next_update } => Refused::ExpiredRevocationListContext { time, next_update },
         Error::RequiredEkuNotFoundContext(_) => Refused::InvalidPurpose,
-        other => Refused::Other(rustls::OtherError(Arc::new(other))),
+        other => Refused::Other(OtherError(Arc::new(other))),
     }
     .into()
 }
@@ -383,10 +383,15 @@ fn all<T: PemObject + From<Vec<u8>>>(bytes: &[u8]) -> Result<Vec<T>, BoxError> {
     if bytes.first() != Some(&SEQUENCE) {
         return Ok(T::pem_slice_iter(bytes).collect::<Result<_, _>>()?);
     }
+    all_der(bytes)
+}
+
+/// All of what is DER, one after the other.
+pub(super) fn all_der<T: From<Vec<u8>>>(bytes: &[u8]) -> Result<Vec<T>, BoxError> {
     let mut found = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
-        let next = expiry::element(rest).ok_or("neither PEM nor whole DER")?.2;
+        let next = expiry::element(rest).ok_or("it is not whole DER")?.2;
         found.push(rest.strip_suffix(next).unwrap_or(rest).to_vec().into());
         rest = next;
     }
