@@ -10,13 +10,14 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{SignatureScheme, crypto::CryptoProvider, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
 use super::{NoProvider, default_provider, expiry};
 use crate::{
     BoxError,
     config::{Certificate, Host},
+    identity::TrustDomain,
 };
 
 /// Certificates with their keys, checked and sorted by name: what one handshake looks at.
@@ -144,6 +145,14 @@ pub enum CertificateError {
         /// What is wrong with it.
         source: BoxError,
     },
+    /// Authorities were given twice for one trust domain.
+    #[error(
+        "trust domain {domain}: its authorities are given twice: only its own bundle may name it, no federated one"
+    )]
+    TrustDomainTwice {
+        /// Which.
+        domain: TrustDomain,
+    },
     /// The key belongs to another certificate.
     #[error("{origin}: the private key does not fit the certificate: its public key is another one")]
     KeyMismatch {
@@ -181,6 +190,12 @@ impl CertificateSet {
                 }
             }
             if certificate.hosts.is_empty() {
+                if names.is_empty() {
+                    tracing::warn!(
+                        origin = certificate.origin,
+                        "the certificate has no DNS name: it is shown as the default only"
+                    );
+                }
                 for name in names {
                     match name.strip_prefix("*.") {
                         Some(suffix) => set.wildcard.entry(suffix.into()).or_default().push(key.clone()),
@@ -190,6 +205,11 @@ impl CertificateSet {
             }
         }
         Ok(set)
+    }
+
+    /// One certificate, whatever name is asked for.
+    pub(super) fn only(key: Arc<CertifiedKey>) -> Self {
+        Self { exact: HashMap::default(), wildcard: HashMap::default(), default: smallvec![key] }
     }
 
     /// The names there are certificates for, in no particular order.
@@ -297,8 +317,8 @@ pub(super) fn read(chain: &Path, key: &Path) -> Result<Certificate, CertificateE
     })
 }
 
-/// One certificate, checked, and the names in it.
-fn load(
+/// One certificate, checked, and the DNS names in it.
+pub(super) fn load(
     certificate: &Certificate,
     provider: &CryptoProvider,
 ) -> Result<(Arc<CertifiedKey>, Vec<String>), CertificateError> {
@@ -307,16 +327,31 @@ fn load(
         CertificateDer::pem_slice_iter(&certificate.chain).collect::<Result<Vec<_>, _>>().map_err(|source| {
             CertificateError::Pem { origin: origin(), part: "certificate chain", source: source.into() }
         })?;
-    let end_entity = chain.first().ok_or_else(|| CertificateError::NoCertificate { origin: origin() })?;
+    if chain.is_empty() {
+        return Err(CertificateError::NoCertificate { origin: origin() });
+    }
     let key = PrivateKeyDer::from_pem_slice(&certificate.key).map_err(|error| match error {
         pem::Error::NoItemsFound => CertificateError::NoKey { origin: origin() },
         source => CertificateError::Pem { origin: origin(), part: "private key", source: source.into() },
     })?;
+    certified(&certificate.origin, chain, key, provider)
+}
+
+/// The same, of what is not text any more.
+pub(super) fn certified(
+    origin: &str,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<(Arc<CertifiedKey>, Vec<String>), CertificateError> {
+    let named = origin;
+    let origin = || named.to_owned();
+    let end_entity = chain.first().ok_or_else(|| CertificateError::NoCertificate { origin: origin() })?;
     let parsed = webpki::EndEntityCert::try_from(end_entity)
         .map_err(|source| CertificateError::InvalidCertificate { origin: origin(), source: source.into() })?;
     if expiry::not_after(end_entity).is_some_and(|at| at < UnixTime::now().as_secs()) {
         // Refusing it would take down what might still work for clients that do not look.
-        tracing::warn!(origin = certificate.origin, "the certificate has expired");
+        tracing::warn!(origin = named, "the certificate has expired");
     }
     let names: Vec<String> = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
     let key = provider
@@ -329,9 +364,6 @@ fn load(
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(_)) => return Err(CertificateError::KeyMismatch { origin: origin() }),
         Err(source) => return Err(CertificateError::InvalidCertificate { origin: origin(), source: source.into() }),
-    }
-    if names.is_empty() && certificate.hosts.is_empty() {
-        tracing::warn!(origin = certificate.origin, "the certificate has no DNS name: it is shown as the default only");
     }
     Ok((Arc::new(certified), names))
 }

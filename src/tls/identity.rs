@@ -5,8 +5,13 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 
-use super::{CertificateError, CertificateSet, CertificateSource, Trust, certificates::read, trust::Anchors};
-use crate::config::{Certificate, Host};
+use super::{
+    CertificateError, CertificateSet, CertificateSource, Trust,
+    certificates::{load, read},
+    default_provider,
+    trust::Anchors,
+};
+use crate::config::Certificate;
 
 /// Who this program is to its peers, and whom it trusts: a certificate with its key, and a [`Trust`]. A handle: its clones
 /// share it, and one is used by servers and clients at once.
@@ -139,11 +144,12 @@ impl Identity {
 
 impl Shown {
     fn new(certificate: &Certificate) -> Result<Self, CertificateError> {
-        // Shown by default, as there may be no DNS name in it.
-        let certificate = Certificate { hosts: vec![Host::Any], ..certificate.clone() };
-        let set = CertificateSet::new([&certificate])?;
-        let key = set.find(None, &[]).ok_or(CertificateError::NoCertificate { origin: certificate.origin })?;
-        Ok(Self { key, set: Arc::new(set) })
+        let provider = default_provider()?;
+        Ok(Self::of(load(certificate, &provider)?.0))
+    }
+
+    fn of(key: Arc<CertifiedKey>) -> Self {
+        Self { set: Arc::new(CertificateSet::only(Arc::clone(&key))), key }
     }
 }
 

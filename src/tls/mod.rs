@@ -6,6 +6,7 @@
 //! | a server with certificates by name | [`Certificates`], or a gateway's; [`ServerTls::new`] |
 //! | mutual TLS in a mesh, both sides | [`Identity`]; [`ServerTls::client_certificates`], [`client::ClientTls::mtls`] |
 //! | client certificates for some names only | [`ServerTls::client_certificates_for`] with a [`Trust`] for each |
+//! | SPIFFE federation | [`Trust::by_domain`]: each trust domain's authorities for its own IDs only |
 //! | revocation | the CRLs of a [`Trust`] |
 //! | to know why a handshake failed | [`CertificateRefused`] |
 //!
@@ -34,7 +35,7 @@ pub use self::{
     provider::{NoProvider, default_provider},
     refused::{CertificateRefused, RefusedReason},
     server::{ClientCertificates, ServerTls},
-    trust::Trust,
+    trust::{Trust, TrustBundle},
 };
 
 #[cfg(all(test, feature = "tls-ring"))]

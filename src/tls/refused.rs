@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error};
 
+use crate::identity::SpiffeId;
+
 /// Why a handshake failed over a certificate: among the causes of the [`Error`](crate::Error) that a request fails with, and
 /// of what a server logs. [`Display`](fmt::Display) says whose and why in one line; the source is what verification itself
 /// said, with times and names.
@@ -35,6 +37,8 @@ pub struct CertificateRefused {
 pub enum RefusedReason {
     /// No trusted authority has signed it: the wrong CA, or an intermediate certificate is missing from the chain.
     UnknownAuthority,
+    /// Its SPIFFE ID is of a trust domain whose authorities are not known here: see [`Trust::by_domain`](super::Trust::by_domain).
+    UnknownTrustDomain,
     /// It is no longer valid.
     Expired,
     /// It is not valid yet.
@@ -59,6 +63,13 @@ pub enum RefusedReason {
 pub(super) struct WrongIdentity {
     pub(super) expected: String,
     pub(super) presented: String,
+}
+
+/// The certificate's trust domain is none of those that there are authorities for.
+#[derive(Debug, thiserror::Error)]
+#[error("trust domain {} of {presented}: no authorities are known for it", .presented.trust_domain())]
+pub(super) struct ForeignTrustDomain {
+    pub(super) presented: SpiffeId,
 }
 
 /// Around the refusal in an [`io::Error`], whose own source is not what it holds but the source of that.
@@ -120,6 +131,7 @@ fn of_certificate(error: &CertificateError) -> RefusedReason {
         }
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => RefusedReason::WrongPurpose,
         E::Other(other) if other.0.is::<WrongIdentity>() => RefusedReason::WrongName,
+        E::Other(other) if other.0.is::<ForeignTrustDomain>() => RefusedReason::UnknownTrustDomain,
         _ => RefusedReason::Other,
     }
 }
@@ -142,6 +154,7 @@ impl RefusedReason {
     fn text(self) -> &'static str {
         match self {
             Self::UnknownAuthority => "no trusted authority has signed it",
+            Self::UnknownTrustDomain => "no authorities are known for its trust domain",
             Self::Expired => "it has expired",
             Self::NotYetValid => "it is not valid yet",
             Self::WrongName => "it is for another name",

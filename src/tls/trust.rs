@@ -1,20 +1,26 @@
 //! Whom to trust: certificate authorities and what they revoked, replaceable while used.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     path::Path,
     sync::{Arc, OnceLock},
 };
 
 use arc_swap::{ArcSwap, Guard};
-use rustls::{CertificateError as Refused, RootCertStore, crypto::WebPkiSupportedAlgorithms};
+use rustls::{
+    CertificateError as Refused, DistinguishedName, OtherError, RootCertStore, crypto::WebPkiSupportedAlgorithms,
+};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder,
 };
 
-use super::{CertificateError, default_provider, expiry};
-use crate::BoxError;
+use super::{
+    CertificateError, default_provider, expiry, peer,
+    refused::{ForeignTrustDomain, WrongIdentity},
+};
+use crate::{BoxError, identity::TrustDomain};
 
 /// Certificate authorities, and the certificates that they revoked: what a peer's certificate is verified against. A
 /// handle: its clones share it, and [`replace`](Self::replace) reaches all that use it.
@@ -25,10 +31,12 @@ use crate::BoxError;
 ///    list speaks for is refused, and so is any for which the list has expired: as OpenSSL, and with it nginx and Envoy, does.
 /// 3. A replacement is complete or does not happen. Handshakes that begin after it use it; open connections stay; sessions
 ///    that were verified before it are not resumed.
+/// 4. Roots [by trust domain](Self::by_domain) are trusted for the SPIFFE IDs of their own domain only: a certificate is
+///    verified against the roots, and the revocation lists, of the domain that its only URI is in. One without a SPIFFE ID,
+///    or of a domain that is not listed, is refused, whatever name is expected of it.
 ///
 /// # Caveats
-/// * All roots are trusted for all names. With SPIFFE federation, verify peers of different trust domains by different
-///   `Trust`s.
+/// * Roots given without a trust domain are trusted for all names. With SPIFFE federation, give them by domain.
 /// * A revocation list is taken for its authority's by the authority's name. While an authority changes its key and keeps its
 ///   name, and there are lists, certificates of one of the two keys are refused.
 ///
@@ -48,11 +56,50 @@ use crate::BoxError;
 #[derive(Clone)]
 pub struct Trust(Arc<ArcSwap<Anchors>>);
 
+/// The authorities of one trust domain, and what they revoked.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct TrustBundle<'a> {
+    /// Whose SPIFFE IDs they issue.
+    pub domain: &'a TrustDomain,
+    /// The authorities, in PEM or DER. At least one.
+    pub roots: &'a [u8],
+    /// Their revocation lists, in PEM or DER. Default none.
+    pub crls: &'a [u8],
+}
+
+impl<'a> TrustBundle<'a> {
+    /// These authorities, without revocation lists.
+    #[must_use]
+    pub fn new(domain: &'a TrustDomain, roots: &'a [u8]) -> Self {
+        Self { domain, roots, crls: b"" }
+    }
+
+    /// Revocation lists too.
+    #[must_use]
+    pub fn crls(mut self, crls: &'a [u8]) -> Self {
+        self.crls = crls;
+        self
+    }
+}
+
 /// What one handshake verifies by.
 pub(super) struct Anchors {
-    pub(super) roots: Arc<RootCertStore>,
-    crls: Vec<CertRevocationList<'static>>,
+    scope: Scope,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Whose certificates authorities may sign.
+enum Scope {
+    Anyone(Authorities),
+    /// By trust domain, and nobody else's.
+    Domains(BTreeMap<Box<str>, Authorities>),
+}
+
+/// Roots, and the lists that speak for what they signed.
+struct Authorities {
+    roots: Arc<RootCertStore>,
+    crls: Vec<CertRevocationList<'static>>,
 }
 
 /// In memory there is no path to name.
@@ -84,6 +131,45 @@ impl Trust {
     /// When there are none.
     pub fn system() -> Result<Self, CertificateError> {
         Ok(Anchors::system(b"")?.into())
+    }
+
+    /// Federation: each trust domain's authorities, trusted for the SPIFFE IDs of that domain and for nothing else.
+    ///
+    /// # Errors
+    /// When one of them cannot be used, a bundle has no authority, or a domain is there twice: a bundle that a partner sent
+    /// must not add to our own. None at all trusts nobody.
+    ///
+    /// # Example
+    /// ```
+    /// # let key = rcgen::KeyPair::generate().unwrap();
+    /// # let mut params = rcgen::CertificateParams::default();
+    /// # params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    /// # let ours = params.self_signed(&key).unwrap().pem();
+    /// # let partners = ours.clone();
+    /// use portcullis::tls::{Trust, TrustBundle};
+    ///
+    /// let (mesh, partner) = ("mesh.example".parse()?, "partner.example".parse()?);
+    /// let ours = TrustBundle::new(&mesh, ours.as_bytes());
+    /// Trust::by_domain([ours, TrustBundle::new(&partner, partners.as_bytes())])?;
+    ///
+    /// let error = Trust::by_domain([ours, TrustBundle::new(&mesh, partners.as_bytes())]).unwrap_err();
+    /// assert!(error.to_string().contains("mesh.example"));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn by_domain<'a>(bundles: impl IntoIterator<Item = TrustBundle<'a>>) -> Result<Self, CertificateError> {
+        Ok(Anchors::by_domain(bundles)?.into())
+    }
+
+    /// Trusts these from now on, each for its own trust domain, and no others.
+    ///
+    /// # Errors
+    /// The same as for [`by_domain`](Self::by_domain); then nothing changes.
+    pub fn replace_by_domain<'a>(
+        &self,
+        bundles: impl IntoIterator<Item = TrustBundle<'a>>,
+    ) -> Result<(), CertificateError> {
+        self.store(Anchors::by_domain(bundles)?);
+        Ok(())
     }
 
     /// Trusts these from now on, and no others.
@@ -127,7 +213,13 @@ impl fmt::Debug for Trust {
 
 impl fmt::Debug for Anchors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust").field("roots", &self.roots.len()).field("crls", &self.crls.len()).finish()
+        let mut shown = f.debug_struct("Trust");
+        if let Scope::Domains(domains) = &self.scope {
+            shown.field("domains", &domains.keys());
+        }
+        let roots: usize = self.authorities().map(|authorities| authorities.roots.len()).sum();
+        let crls: usize = self.authorities().map(|authorities| authorities.crls.len()).sum();
+        shown.field("roots", &roots).field("crls", &crls).finish()
     }
 }
 
@@ -137,15 +229,24 @@ impl Anchors {
     }
 
     fn new(roots_origin: &str, roots: &[u8], crls_origin: &str, crls: &[u8]) -> Result<Self, CertificateError> {
-        let mut store = RootCertStore::empty();
-        let broken = |source: BoxError| CertificateError::Roots { origin: roots_origin.to_owned(), source };
-        for root in all::<CertificateDer<'static>>(roots).map_err(broken)? {
-            store.add(root).map_err(|e| broken(e.into()))?;
+        Self::of(Scope::Anyone(Authorities::new(roots_origin, roots, crls_origin, crls)?))
+    }
+
+    pub(super) fn by_domain<'a>(bundles: impl IntoIterator<Item = TrustBundle<'a>>) -> Result<Self, CertificateError> {
+        let mut domains = BTreeMap::new();
+        for TrustBundle { domain, roots, crls } in bundles {
+            let origin = |what: &str| format!("{what} of {domain}");
+            let authorities = Authorities::new(&origin(ROOTS), roots, &origin(CRLS), crls)?;
+            if domains.insert(domain.as_str().into(), authorities).is_some() {
+                return Err(CertificateError::TrustDomainTwice { domain: domain.clone() });
+            }
         }
-        if store.is_empty() {
-            return Err(CertificateError::NoRoots { origin: roots_origin.to_owned() });
-        }
-        Self::of(store.into(), crls_origin, crls)
+        Self::of(Scope::Domains(domains))
+    }
+
+    fn of(scope: Scope) -> Result<Self, CertificateError> {
+        let algorithms = default_provider()?.signature_verification_algorithms;
+        Ok(Self { scope, algorithms })
     }
 
     pub(super) fn read(roots: &Path, crls: Option<&Path>) -> Result<Self, CertificateError> {
@@ -161,22 +262,20 @@ impl Anchors {
     }
 
     pub(super) fn system(crls: &[u8]) -> Result<Self, CertificateError> {
-        Self::of(system_roots()?, CRLS, crls)
+        Self::of(Scope::Anyone(Authorities { roots: system_roots()?, crls: revocation_lists(CRLS, crls)? }))
     }
 
-    fn of(roots: Arc<RootCertStore>, crls_origin: &str, crls: &[u8]) -> Result<Self, CertificateError> {
-        let broken = |source: BoxError| CertificateError::RevocationList { origin: crls_origin.to_owned(), source };
-        let lists = all::<CertificateRevocationListDer<'static>>(crls)
-            .map_err(broken)?
-            .iter()
-            .map(|list| OwnedCertRevocationList::from_der(list).map(CertRevocationList::from))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| broken(e.into()))?;
-        if lists.is_empty() && !crls.is_empty() {
-            return Err(broken("no X509 CRL section found".into()));
-        }
-        let algorithms = default_provider()?.signature_verification_algorithms;
-        Ok(Self { roots, crls: lists, algorithms })
+    fn authorities(&self) -> impl Iterator<Item = &Authorities> {
+        let (anyone, domains) = match &self.scope {
+            Scope::Anyone(authorities) => (Some(authorities), None),
+            Scope::Domains(domains) => (None, Some(domains.values())),
+        };
+        anyone.into_iter().chain(domains.into_iter().flatten())
+    }
+
+    /// The names of all authorities, for a server to tell a client whose certificates it takes.
+    pub(super) fn subjects(&self) -> Vec<DistinguishedName> {
+        self.authorities().flat_map(|authorities| authorities.roots.subjects()).collect()
     }
 
     /// Verifies a chain for a side, but not whom it names.
@@ -188,16 +287,56 @@ impl Anchors {
         usage: KeyUsage,
     ) -> Result<EndEntityCert<'a>, rustls::Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(refusal)?;
-        let lists: Vec<_> = self.crls.iter().collect();
+        let authorities = self.for_names_in(&certificate)?;
+        let lists: Vec<_> = authorities.crls.iter().collect();
         // Fails for no lists alone, when there is nothing to ask. The default asks about the whole chain, and refuses what
         // is unknown.
         let revocation = RevocationOptionsBuilder::new(&lists)
             .ok()
             .map(|options| options.with_expiration_policy(ExpirationPolicy::Enforce).build());
         certificate
-            .verify_for_usage(self.algorithms.all, &self.roots.roots, intermediates, now, usage, revocation, None)
+            .verify_for_usage(
+                self.algorithms.all,
+                &authorities.roots.roots,
+                intermediates,
+                now,
+                usage,
+                revocation,
+                None,
+            )
             .map_err(refusal)?;
         Ok(certificate)
+    }
+
+    /// Who may have signed it. Read before anything is verified: the name says whom to verify it by, and no more.
+    fn for_names_in(&self, certificate: &EndEntityCert<'_>) -> Result<&Authorities, rustls::Error> {
+        let domains = match &self.scope {
+            Scope::Anyone(authorities) => return Ok(authorities),
+            Scope::Domains(domains) => domains,
+        };
+        let names = peer::names(certificate);
+        let Some(id) = names.spiffe_id() else {
+            let why = WrongIdentity { expected: "one SPIFFE ID".to_owned(), presented: names.to_string() };
+            return Err(Refused::Other(OtherError(Arc::new(why))).into());
+        };
+        domains.get(id.trust_domain()).ok_or_else(|| {
+            let why = ForeignTrustDomain { presented: id.clone() };
+            Refused::Other(OtherError(Arc::new(why))).into()
+        })
+    }
+}
+
+impl Authorities {
+    fn new(roots_origin: &str, roots: &[u8], crls_origin: &str, crls: &[u8]) -> Result<Self, CertificateError> {
+        let mut store = RootCertStore::empty();
+        let broken = |source: BoxError| CertificateError::Roots { origin: roots_origin.to_owned(), source };
+        for root in all::<CertificateDer<'static>>(roots).map_err(broken)? {
+            store.add(root).map_err(|e| broken(e.into()))?;
+        }
+        if store.is_empty() {
+            return Err(CertificateError::NoRoots { origin: roots_origin.to_owned() });
+        }
+        Ok(Self { roots: store.into(), crls: revocation_lists(crls_origin, crls)? })
     }
 }
 
@@ -219,9 +358,23 @@ pub(super) fn refusal(error: webpki::Error) -> rustls::Error {
         Error::IssuerNotCrlSigner => return rustls::CertRevocationListError::IssuerInvalidForCrl.into(),
         Error::CrlExpired { time, next_update } => Refused::ExpiredRevocationListContext { time, next_update },
         Error::RequiredEkuNotFoundContext(_) => Refused::InvalidPurpose,
-        other => Refused::Other(rustls::OtherError(Arc::new(other))),
+        other => Refused::Other(OtherError(Arc::new(other))),
     }
     .into()
+}
+
+fn revocation_lists(origin: &str, crls: &[u8]) -> Result<Vec<CertRevocationList<'static>>, CertificateError> {
+    let broken = |source: BoxError| CertificateError::RevocationList { origin: origin.to_owned(), source };
+    let lists = all::<CertificateRevocationListDer<'static>>(crls)
+        .map_err(broken)?
+        .iter()
+        .map(|list| OwnedCertRevocationList::from_der(list).map(CertRevocationList::from))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| broken(e.into()))?;
+    if lists.is_empty() && !crls.is_empty() {
+        return Err(broken("no X509 CRL section found".into()));
+    }
+    Ok(lists)
 }
 
 /// All of a kind, from PEM text or from DER, one after the other.
@@ -230,10 +383,15 @@ fn all<T: PemObject + From<Vec<u8>>>(bytes: &[u8]) -> Result<Vec<T>, BoxError> {
     if bytes.first() != Some(&SEQUENCE) {
         return Ok(T::pem_slice_iter(bytes).collect::<Result<_, _>>()?);
     }
+    all_der(bytes)
+}
+
+/// All of what is DER, one after the other.
+pub(super) fn all_der<T: From<Vec<u8>>>(bytes: &[u8]) -> Result<Vec<T>, BoxError> {
     let mut found = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
-        let next = expiry::element(rest).ok_or("neither PEM nor whole DER")?.2;
+        let next = expiry::element(rest).ok_or("it is not whole DER")?.2;
         found.push(rest.strip_suffix(next).unwrap_or(rest).to_vec().into());
         rest = next;
     }

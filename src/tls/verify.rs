@@ -155,7 +155,7 @@ pub(super) enum Asks {
 impl ClientVerifier {
     pub(super) fn new(anchors: Arc<Anchors>, asks: Asks) -> Self {
         // Without names of authorities a client shows what it has.
-        let hints = if asks == Asks::Unverified { Vec::new() } else { anchors.roots.subjects() };
+        let hints = if asks == Asks::Unverified { Vec::new() } else { anchors.subjects() };
         Self { anchors, asks, hints }
     }
 

@@ -1,5 +1,6 @@
 //! Both sides against each other, over real sockets, with certificates as a mesh has them: a URI, and no subject.
 
+mod federation;
 mod refusals;
 mod rotation;
 
