@@ -306,7 +306,8 @@ fn an_update_with_anything_malformed_changes_nothing() {
         assert!(flaw.contains(said), "{said}: {flaw}");
         assert!(Arc::ptr_eq(&key, &shared.identity.key()), "{said}");
         assert!(Arc::ptr_eq(&trust, &shared.identity.trust().load()), "{said}");
-        assert_eq!((shared.state().default.as_str(), shared.state().by_id.len()), (CART, 1), "{said}");
+        let state = shared.state();
+        assert_eq!((state.default.as_str(), state.by_id.len()), (CART, 1), "{said}");
     }
     // The same again keeps sessions; another one does not.
     shared.take(first).unwrap();
