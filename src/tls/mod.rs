@@ -28,7 +28,11 @@ mod provider;
 mod refused;
 mod trust;
 mod verify;
+#[cfg(feature = "spiffe")]
+mod workload;
 
+#[cfg(feature = "spiffe")]
+pub use self::workload::{WorkloadApi, WorkloadError, WorkloadIdentity};
 pub use self::{
     certificates::{CertificateError, CertificateSet, CertificateSource, Certificates},
     identity::{Identity, IdentityFiles},
