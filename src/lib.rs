@@ -75,6 +75,7 @@
 //! | `kubernetes` | Kubernetes manifests as configuration | yes |
 //! | `metrics` | Prometheus metrics | yes |
 //! | `grpc-auth` | authorization services asked by gRPC (`ext_authz`) | yes |
+//! | `spiffe` | identities from a SPIFFE Workload API, such as SPIRE's agent | no |
 //! | `proxy-protocol` | PROXY protocol v1 and v2 on accepted connections | yes |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

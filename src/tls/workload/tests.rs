@@ -296,11 +296,20 @@ fn an_update_with_anything_malformed_changes_nothing() {
         (partner("spiffe://partner.example/x", roots(&theirs)), "not a SPIFFE trust domain"),
         (partner("partner.example", b"0".to_vec()), "trust roots of partner.example: a certificate authority cannot"),
         (
-            federated(&[new.clone()], &[("a.example", roots(&theirs)), ("spiffe://a.example", roots(&theirs))]),
+            federated(
+                std::slice::from_ref(&new),
+                &[("a.example", roots(&theirs)), ("spiffe://a.example", roots(&theirs))],
+            ),
             "trust domain a.example: its authorities are given twice",
         ),
-        (X509SvidResponse { crl: vec![Vec::new()], ..response(&[new.clone()]) }, "a revocation list is empty"),
-        (X509SvidResponse { crl: vec![b"0".to_vec()], ..response(&[new.clone()]) }, "a revocation list cannot be read"),
+        (
+            X509SvidResponse { crl: vec![Vec::new()], ..response(std::slice::from_ref(&new)) },
+            "a revocation list is empty",
+        ),
+        (
+            X509SvidResponse { crl: vec![b"0".to_vec()], ..response(std::slice::from_ref(&new)) },
+            "a revocation list cannot be read",
+        ),
     ] {
         let flaw = shared.take(update).unwrap_err().to_string();
         assert!(flaw.contains(said), "{said}: {flaw}");
