@@ -94,6 +94,7 @@ impl Listeners {
     }
 
     /// What the listeners of one host come to. There is more than one only where many authors share an address.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, clippy::needless_pass_by_ref_mut))] // It keeps what ends TLS.
     fn domain(
         &mut self,
         parts: &Parts<'_>,
