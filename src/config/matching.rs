@@ -189,6 +189,26 @@ impl Host {
         };
         narrower.cloned()
     }
+
+    /// The closer a host names, the greater.
+    pub(crate) fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Any => (0, 0),
+            Self::Wildcard(suffix) => (1, 2 * suffix.len()),
+            Self::OneLabelWildcard(suffix) => (1, 2 * suffix.len() + 1),
+            Self::Exact(_) => (2, 0),
+        }
+    }
+
+    /// Whether it is for this name, both in their normal form.
+    pub(crate) fn fits(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == name,
+            Self::Wildcard(suffix) => labels_before(name, suffix).is_some(),
+            Self::OneLabelWildcard(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
+        }
+    }
 }
 
 /// What stands in front of `.` and this suffix, if something does.

@@ -177,7 +177,7 @@ impl ServerTls {
             policies.by_host.retain(|(other, _)| *other != host);
             policies.by_host.push((host, policy.clone()));
         }
-        policies.by_host.sort_by_key(|(host, _)| std::cmp::Reverse(rank(host)));
+        policies.by_host.sort_by_key(|(host, _)| std::cmp::Reverse(host.rank()));
         self
     }
 
@@ -246,28 +246,9 @@ impl Policies {
     fn find(&self, name: Option<&str>) -> Option<&Arc<Policy>> {
         let by_name = name.and_then(|name| {
             let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            self.by_host.iter().find(|(host, _)| fits(host, &name))
+            self.by_host.iter().find(|(host, _)| host.fits(&name))
         });
         by_name.map_or(&self.default, |(_, policy)| policy).as_ref()
-    }
-}
-
-/// The closer a host names, the greater.
-fn rank(host: &Host) -> (u8, usize) {
-    match host {
-        Host::Any => (0, 0),
-        Host::Wildcard(suffix) => (1, 2 * suffix.len()),
-        Host::OneLabelWildcard(suffix) => (1, 2 * suffix.len() + 1),
-        Host::Exact(_) => (2, 0),
-    }
-}
-
-fn fits(host: &Host, name: &str) -> bool {
-    match host {
-        Host::Any => true,
-        Host::Exact(exact) => exact == name,
-        Host::Wildcard(suffix) => name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')),
-        Host::OneLabelWildcard(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
     }
 }
 

@@ -68,7 +68,7 @@ pub fn diff_domains<'a>(old: &[(Host, &'a [Route])], new: &[(Host, &'a [Route])]
     // What changes for the hosts that stand for many, the most general first.
     let mut general: Vec<(Host, Vec<Change<'a>>)> = Vec::new();
     let mut ordered: Vec<&Host> = hosts.iter().collect();
-    ordered.sort_by_key(|host| rank(host));
+    ordered.sort_by_key(|host| host.rank());
     for host in ordered {
         let name = match host {
             Host::Any => format!("{unlisted}.invalid"),
@@ -84,7 +84,7 @@ pub fn diff_domains<'a>(old: &[(Host, &'a [Route])], new: &[(Host, &'a [Route])]
         let changes = Classes { old: &old, new: &new, host, name: &name, before, after }.changes(&mut unexamined);
         let told: HashSet<_> = general
             .iter()
-            .filter(|(other, _)| fits(other, &name))
+            .filter(|(other, _)| other.fits(&name))
             .flat_map(|(_, changes)| changes.iter().map(Change::key))
             .collect();
         diff.changes.extend(changes.iter().filter(|change| !told.contains(&change.key())).cloned());
@@ -246,7 +246,7 @@ impl<'a> Side<'a> {
     fn new(domains: &[(Host, &'a [Route])]) -> Result<Self, TableError> {
         let domains = domains.iter().map(|(host, routes)| Domain::new(host, routes));
         let mut domains = domains.collect::<Result<Vec<_>, _>>()?;
-        domains.sort_by_key(|domain| Reverse(rank(&domain.host)));
+        domains.sort_by_key(|domain| Reverse(domain.host.rank()));
         Ok(Self(domains))
     }
 
@@ -255,7 +255,7 @@ impl<'a> Side<'a> {
     }
 
     fn owner(&self, name: &str) -> Option<&Domain<'a>> {
-        self.0.iter().find(|domain| fits(&domain.host, name))
+        self.0.iter().find(|domain| domain.host.fits(name))
     }
 
     /// The routes for hosts that `name` fits.
@@ -433,24 +433,6 @@ fn path_fits(wanted: &PathMatch, path: &str) -> bool {
 fn grpc_method(path: &str) -> Option<&str> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     (!service.is_empty() && !method.contains('/')).then_some(method)
-}
-
-fn rank(host: &Host) -> (u8, usize) {
-    match host {
-        Host::Any => (0, 0),
-        Host::Wildcard(suffix) => (1, 2 * suffix.len()),
-        Host::OneLabelWildcard(suffix) => (1, 2 * suffix.len() + 1),
-        Host::Exact(_) => (2, 0),
-    }
-}
-
-fn fits(host: &Host, name: &str) -> bool {
-    match host {
-        Host::Any => true,
-        Host::Exact(exact) => exact == name,
-        Host::Wildcard(suffix) => name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.ends_with('.')),
-        Host::OneLabelWildcard(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
-    }
 }
 
 /// A label that none of the hosts has.
