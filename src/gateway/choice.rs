@@ -370,5 +370,4 @@ fn wall() -> u64 {
 }
 
 #[cfg(test)]
-#[path = "choice_tests.rs"]
 mod tests;

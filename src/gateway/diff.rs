@@ -1,5 +1,8 @@
 //! What one configuration does otherwise than another.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -350,124 +353,4 @@ fn certificates(old: &[Certificate], new: &[Certificate]) -> Vec<String> {
         }
     }
     changes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{BackendRef, Match, Rule};
-
-    fn route(name: &str, listeners: &[&str], hosts: &[&str], backend: &str) -> Route {
-        let rule =
-            Rule { matches: vec![Match::prefix("/")], backends: vec![BackendRef::new(backend)], ..Rule::default() };
-        Route {
-            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
-            listeners: listeners.iter().map(ToString::to_string).collect(),
-            rules: vec![rule],
-            ..Route::named(name)
-        }
-    }
-
-    fn listener(name: &str, addresses: &[&str], port: u16, host: &str) -> Listener {
-        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Listener { addresses, host: host.parse().unwrap(), ..Listener::http(name, port) }
-    }
-
-    fn config(listeners: &[Listener], routes: &[Route]) -> Config {
-        Config { listeners: listeners.to_vec(), routes: routes.to_vec(), ..Config::default() }
-    }
-
-    fn told(old: &Config, new: &Config) -> Vec<String> {
-        diff(old, new).unwrap().to_string().lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn a_listener_keeps_its_hosts_from_the_others_and_shows_only_what_routes_share_with_it() {
-        let any = listener("any", &["10.0.0.1"], 80, "*");
-        let shop = listener("shop", &["10.0.0.1"], 80, "*.shop.example");
-        let routes = [
-            route("all", &["any"], &[], "web"),
-            // `other.example` is not the listener's.
-            route("shop", &["shop"], &["a.shop.example", "other.example"], "shop"),
-        ];
-        let old = config(std::slice::from_ref(&any), &routes[..1]);
-        let new = config(&[any, shop], &routes);
-        let expected = [
-            "listeners:",
-            "  shop",
-            "    + HTTP at port 80 of 10.0.0.1, host *.shop.example",
-            "HTTP at 10.0.0.1:80:",
-            "  *.shop.example, any other path",
-            "    - route `all`, rule 0: web",
-            "    + no route (404)",
-            "  a.shop.example, any other path",
-            "    - route `all`, rule 0: web",
-            "    + route `shop`, rule 0: shop",
-        ];
-        assert_eq!(told(&old, &new), expected);
-        assert!(diff(&old, &old).unwrap().is_empty());
-    }
-
-    #[test]
-    fn addresses_with_the_same_listeners_are_told_together_and_ports_apart() {
-        let listeners = [listener("a", &["10.0.0.1", "10.0.0.2"], 80, "*"), listener("b", &[], 81, "*")];
-        let old = config(&listeners, &[route("r", &["a", "b"], &[], "web")]);
-        let new = config(&listeners, &[route("r", &["a"], &[], "web-2"), route("s", &["b"], &[], "web")]);
-        let told = told(&old, &new);
-        assert_eq!(told.len(), 4, "{told:?}");
-        assert_eq!(told[0], "HTTP at 10.0.0.1:80, 10.0.0.2:80:");
-    }
-
-    #[test]
-    fn what_is_attached_to_nothing_and_what_governs_calls_are_told_apart() {
-        let free = |backend| route("free", &[], &[], backend);
-        let mesh = |backend| Route {
-            services: vec![MeshParent { service: "shop/cart".into(), ..MeshParent::default() }],
-            ..route("mesh", &[], &[], backend)
-        };
-        let told = told(&config(&[], &[free("a"), mesh("a")]), &config(&[], &[free("a"), mesh("b")]));
-        assert_eq!(told[0], "calls of service shop/cart:");
-        assert_eq!(told.len(), 4, "{told:?}");
-        let old = config(&[], &[free("a"), mesh("a")]);
-        let new = config(&[], &[free("b"), mesh("a")]);
-        assert_eq!(diff(&old, &new).unwrap().parts()[0].title(), "requests where no listener is");
-    }
-
-    #[test]
-    fn streams_endpoints_and_certificates_have_their_own_lines() {
-        let stream = |backend: &str| StreamRoute {
-            name: "db".into(),
-            listeners: vec!["tcp".into()],
-            backends: vec![BackendRef::new(backend)],
-            ..StreamRoute::default()
-        };
-        let certificate = |key: u8| Certificate {
-            origin: "Secret a/b".into(),
-            hosts: vec![Host::Any],
-            chain: vec![key],
-            key: vec![key],
-        };
-        let world = |backend, endpoints: &[&str], key| Config {
-            streams: vec![stream(backend)],
-            upstreams: vec![Upstream::new("db", Endpoints::fixed(endpoints.iter().map(|at| at.parse().unwrap())))],
-            certificates: vec![certificate(key)],
-            ..Config::default()
-        };
-        let (one, two) = ("10.0.0.1:1", "10.0.0.2:1");
-        assert_eq!(told(&world("db", &[one, two], 1), &world("db", &[two, one], 1)), [""; 0]);
-        let expected = [
-            "streams:",
-            "  db",
-            "    - any name at tcp: db",
-            "    + any name at tcp: db-2",
-            "upstreams:",
-            "  db",
-            "    - 10.0.0.1:1",
-            "    + 10.0.0.2:1",
-            "certificates:",
-            "  Secret a/b",
-            "    + another certificate for *",
-        ];
-        assert_eq!(told(&world("db", &[one], 1), &world("db-2", &[two], 2)), expected);
-    }
 }

@@ -1,17 +1,21 @@
 //! Filters of routes.
 
-use std::{collections::HashSet, fmt::Display, time::Duration};
+mod auth;
+mod cors;
+
+use std::{collections::HashSet, fmt::Display};
 
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
+use self::{auth::ExternalAuth, cors::Cors};
 use super::{
     references::{BackendReference, LocalObjectReference, hostname},
     rules::Scope,
 };
 use crate::{
-    config::{self, AuthProtocol, Fraction, HeaderChanges, Host, PathChange, Scheme},
-    source::{error::Fault, kubernetes::backends::Speaks},
+    config::{self, Fraction, HeaderChanges, Host, PathChange, Scheme},
+    source::error::Fault,
 };
 
 /// A filter of a rule or a backend. Which of the other fields counts, `type` says.
@@ -96,57 +100,6 @@ struct PathModifier {
 enum PathModifierType {
     ReplaceFullPath,
     ReplacePrefixMatch,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Cors {
-    allow_origins: Vec<String>,
-    allow_credentials: bool,
-    /// Without them the methods that need no permission.
-    allow_methods: Option<Vec<String>>,
-    allow_headers: Vec<String>,
-    expose_headers: Vec<String>,
-    /// In seconds.
-    max_age: Option<u32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ExternalAuth {
-    protocol: AuthKind,
-    backend_ref: BackendReference,
-    grpc: Option<GrpcAuth>,
-    http: Option<HttpAuth>,
-    forward_body: Option<ForwardBody>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-enum AuthKind {
-    #[serde(rename = "GRPC")]
-    Grpc,
-    #[serde(rename = "HTTP")]
-    Http,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct GrpcAuth {
-    allowed_headers: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct HttpAuth {
-    path: String,
-    allowed_headers: Vec<String>,
-    allowed_response_headers: Vec<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ForwardBody {
-    max_size: u32,
 }
 
 type Found<'f> = &'f mut dyn FnMut(String, Fault);
@@ -249,11 +202,8 @@ impl Filter {
             }
             Self { kind, cors: Some(cors), .. } if kind == "CORS" && http_only() => config::Filter::Cors(cors.into()),
             Self { kind, external_auth: Some(auth), .. } if kind == "ExternalAuth" && http_only() => {
-                let speaks = match auth.protocol {
-                    AuthKind::Grpc => Speaks::Grpc,
-                    AuthKind::Http => Speaks::Http,
-                };
-                let backend = scope.backend(&auth.backend_ref, speaks, &format!("{field}.externalAuth.backendRef"));
+                let field_of_backend = format!("{field}.externalAuth.backendRef");
+                let backend = scope.backend(&auth.backend_ref, auth.speaks(), &field_of_backend);
                 if let Some(why) = &backend.invalid {
                     return Err(format!("{field}: nobody can be asked: {why}"));
                 }
@@ -393,105 +343,6 @@ impl From<&PathModifier> for PathChange {
             PathModifierType::ReplaceFullPath => Self::Full(path.replace_full_path.clone().unwrap_or_default()),
             PathModifierType::ReplacePrefixMatch => Self::Prefix(path.replace_prefix_match.clone().unwrap_or_default()),
         }
-    }
-}
-
-impl Cors {
-    fn check(&self, field: &str, found: Found<'_>) {
-        for (index, origin) in self.allow_origins.iter().enumerate().filter(|(_, origin)| !is_origin(origin)) {
-            let why = format!(
-                "`{origin}` is not an origin: write `*`, or `http://` or `https://` with a host, which may begin with \
-                 `*.`, and perhaps a port"
-            );
-            found(format!("{field}.allowOrigins[{index}]"), Fault::Invalid(why));
-        }
-        let methods = self.allow_methods.as_deref().unwrap_or_default();
-        for (index, method) in methods.iter().enumerate() {
-            if method.parse::<http::Method>().is_err() {
-                let why = format!("`{method}` is not an HTTP method");
-                found(format!("{field}.allowMethods[{index}]"), Fault::Invalid(why));
-            }
-        }
-        for (list, names) in [("allowHeaders", &self.allow_headers), ("exposeHeaders", &self.expose_headers)] {
-            for (index, name) in names.iter().enumerate() {
-                check_field_name(name, || format!("{field}.{list}[{index}]"), found);
-            }
-        }
-        for (list, names) in
-            [("allowOrigins", &*self.allow_origins), ("allowMethods", methods), ("allowHeaders", &*self.allow_headers)]
-        {
-            if names.len() > 1 && names.iter().any(|name| name == "*") {
-                let why = "`*` stands for all: leave it out, or the others".to_owned();
-                found(format!("{field}.{list}"), Fault::Invalid(why));
-            }
-        }
-        if self.max_age == Some(0) {
-            found(format!("{field}.maxAge"), number(0, "1 or more"));
-        }
-    }
-}
-
-impl From<&Cors> for config::Cors {
-    fn from(cors: &Cors) -> Self {
-        let default = Self::default();
-        Self {
-            origins: cors.allow_origins.clone(),
-            methods: cors.allow_methods.clone().unwrap_or(default.methods),
-            headers: cors.allow_headers.clone(),
-            expose: cors.expose_headers.clone(),
-            credentials: cors.allow_credentials,
-            max_age: cors.max_age.map_or(default.max_age, |seconds| Duration::from_secs(seconds.into())),
-        }
-    }
-}
-
-/// `*`, or a scheme and a host with an optional port; the host may begin with `*.`, or be `*`.
-fn is_origin(text: &str) -> bool {
-    let Some(authority) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
-        return text == "*";
-    };
-    let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label))
-        && port.is_none_or(|port| port.parse::<u16>().is_ok())
-}
-
-impl ExternalAuth {
-    fn check(&self, field: &str, found: Found<'_>) {
-        self.backend_ref.check(&format!("{field}.backendRef"), found);
-        for (kind, name, is_there) in
-            [(AuthKind::Grpc, "grpc", self.grpc.is_some()), (AuthKind::Http, "http", self.http.is_some())]
-        {
-            if is_there && self.protocol != kind {
-                let why = "does not go with this `protocol`: leave it out, or change the protocol".to_owned();
-                found(format!("{field}.{name}"), Fault::Invalid(why));
-            }
-        }
-        let (grpc, http) = (self.grpc.as_ref(), self.http.as_ref());
-        for (list, names) in [
-            ("grpc.allowedHeaders", grpc.map(|grpc| &grpc.allowed_headers)),
-            ("http.allowedHeaders", http.map(|http| &http.allowed_headers)),
-            ("http.allowedResponseHeaders", http.map(|http| &http.allowed_response_headers)),
-        ] {
-            for (index, name) in names.into_iter().flatten().enumerate() {
-                check_field_name(name, || format!("{field}.{list}[{index}]"), found);
-            }
-        }
-    }
-
-    fn with(&self, backend: config::BackendRef) -> config::ExternalAuth {
-        let protocol = match self.protocol {
-            AuthKind::Grpc => AuthProtocol::Grpc { headers: self.grpc.clone().unwrap_or_default().allowed_headers },
-            AuthKind::Http => {
-                let HttpAuth { path, allowed_headers, allowed_response_headers } =
-                    self.http.clone().unwrap_or_default();
-                AuthProtocol::Http { path, headers: allowed_headers, response_headers: allowed_response_headers }
-            }
-        };
-        let body = self.forward_body.as_ref().map(|body| body.max_size).filter(|size| *size > 0);
-        config::ExternalAuth { backend, protocol, body }
     }
 }
 
