@@ -141,7 +141,7 @@ fn asks_the_same(one: &Match, other: &Match) -> bool {
 }
 
 /// Whether a path in its normal form is among those that a match asks for.
-fn path_fits(wanted: &PathMatch, path: &str) -> bool {
+pub(super) fn path_fits(wanted: &PathMatch, path: &str) -> bool {
     match wanted {
         PathMatch::Exact(exact) => normalize(exact).is_ok_and(|exact| exact == path),
         PathMatch::GrpcMethod(method) => grpc_method(path).is_some_and(|asked| asked == method),

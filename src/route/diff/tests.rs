@@ -1,8 +1,8 @@
-use http::Request;
+use http::{Method, Request};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::*;
-use crate::config::{BackendRef, HeaderMatch, QueryMatch, ValueMatch};
+use super::{classes::path_fits, *};
+use crate::config::{BackendRef, HeaderMatch, Match, PathMatch, QueryMatch, ValueMatch};
 
 fn rule(matching: Match, backend: &str) -> Rule {
     Rule { matches: vec![matching], backends: vec![BackendRef::new(backend)], ..Rule::default() }
