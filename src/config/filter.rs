@@ -6,8 +6,8 @@ use http::{HeaderName, HeaderValue, Method};
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
-use super::{BackendRef, Fault, RateLimit};
-use crate::identity::PeerRule;
+use super::{BackendRef, Fault, Priority, RateLimit};
+use crate::identity::{PeerRule, SpiffeId};
 
 /// One thing that is done to the requests of a rule, or of one of its backends, or to their responses.
 ///
@@ -39,6 +39,42 @@ pub enum Filter {
     RateLimit(RateLimit),
     /// Fails or delays some requests on purpose.
     Fault(Fault),
+    /// Says how much its requests matter to upstreams that [shed](super::Upstream::shed) load.
+    Priority(Priority),
+    /// Tells of the client's certificate in `X-Forwarded-Client-Cert`.
+    ClientCert(ClientCertFilter),
+}
+
+/// What is told of the client's certificate; see [`forwarded`](crate::forwarded), whose layer drops from clients what they say
+/// of it themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct ClientCertFilter {
+    /// What becomes of the field. Default [`ClientCert::Set`].
+    pub tell: ClientCert,
+    /// Who we are to the client, for `By`. Default: not told.
+    pub by: Option<SpiffeId>,
+}
+
+/// What becomes of `X-Forwarded-Client-Cert`, which tells upstreams of the certificate that the client was verified by.
+/// Nobody's but a trusted peer's is ever passed on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum ClientCert {
+    /// It is not written; a trusted peer's is passed on (Envoy's `FORWARD_ONLY`).
+    #[default]
+    Keep,
+    /// It tells of the peer's certificate alone, or is not there when the peer has none (Envoy's `SANITIZE_SET`).
+    Set,
+    /// The peer's certificate is added to what a trusted peer told of those before it (Envoy's `APPEND_FORWARD`).
+    Append,
+}
+
+impl Default for ClientCertFilter {
+    fn default() -> Self {
+        Self { tell: ClientCert::Set, by: None }
+    }
 }
 
 /// Changes to header fields: first `set`, then `add`, then `remove`.

@@ -138,6 +138,52 @@ pub struct Aimd {
     pub backoff: f64,
 }
 
+/// How many requests may be with an upstream at once, by how much each matters; see [`limit::shed`](crate::limit::shed).
+///
+/// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct Shed {
+    /// How many at once; 0 refuses all.
+    pub limit: usize,
+    /// How much of that each class may use.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub shares: ShedShares,
+}
+
+/// Up to which share of the limit, from 0 to 1, each class of requests is let in. The defaults are our own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct ShedShares {
+    /// Of [`Priority::Sheddable`]. Default 0.6.
+    pub sheddable: f64,
+    /// Of [`Priority::SheddablePlus`]. Default 0.8.
+    pub sheddable_plus: f64,
+    /// Of [`Priority::Critical`]. Default 0.95.
+    pub critical: f64,
+    /// Of [`Priority::CriticalPlus`]. Default 1.
+    pub critical_plus: f64,
+}
+
+/// How much it matters that a request is answered: a request extension, by which load is shed lowest first, and a filter of
+/// rules ([`Filter::Priority`](super::Filter::Priority)).
+///
+/// The classes are those of Google's "Site Reliability Engineering", chapter 21.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Priority {
+    /// It may fail often, and even altogether for a while.
+    Sheddable,
+    /// It may fail at times: batch work that tries again.
+    SheddablePlus,
+    /// Users notice when it fails. The default.
+    #[default]
+    Critical,
+    /// The last to be refused.
+    CriticalPlus,
+}
+
 impl RateLimit {
     /// `requests` in a second for the rule as a whole.
     #[must_use]
@@ -158,6 +204,20 @@ impl Concurrency {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, queue: hundred(), max_wait: three_seconds() }
+    }
+}
+
+impl Shed {
+    /// `limit` at once, with the default shares.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, shares: ShedShares::default() }
+    }
+}
+
+impl Default for ShedShares {
+    fn default() -> Self {
+        Self { sheddable: 0.6, sheddable_plus: 0.8, critical: 0.95, critical_plus: 1.0 }
     }
 }
 
@@ -203,7 +263,10 @@ fn three_seconds() -> Duration {
 mod tests {
     use super::*;
     use crate::{
-        config::{Allow, Fault, FaultAbort, FaultDelay, FaultKind, Filter, Hedge, RetryBudget, Upstream},
+        config::{
+            Allow, ClientCert, ClientCertFilter, Fault, FaultAbort, FaultDelay, FaultKind, Filter, Hedge, RetryBudget,
+            Upstream,
+        },
         identity::PeerRule,
     };
 
@@ -215,6 +278,7 @@ endpoints: { static: [] }
 retry_budget: { percent: 10, per_second: 1, window: 5s }
 hedge: { percentile: 99.5, least: 5ms, non_idempotent: true }
 concurrency: { limit: 8, queue: 2 }
+shed: { limit: 9, shares: { sheddable: 0.25 } }
 adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt: 10ms } }
 ";
         let upstream: Upstream = serde_saphyr::from_str(text).unwrap();
@@ -224,6 +288,8 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
             Hedge { percentile: 99.5, least: Duration::from_millis(5), non_idempotent: true, ..Hedge::default() };
         assert_eq!(upstream.hedge, Some(hedge));
         assert_eq!(upstream.concurrency, Some(Concurrency { queue: 2, ..Concurrency::new(8) }));
+        let shares = ShedShares { sheddable: 0.25, ..ShedShares::default() };
+        assert_eq!(upstream.shed, Some(Shed { limit: 9, shares }));
         let gradient = Gradient {
             min_limit: 4,
             interval: Duration::from_millis(200),
@@ -250,6 +316,9 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
     delay: { duration: 200ms, percent: 2.5 }
     abort: { with: { status: 503 } }
 - fault: { abort: { with: reset, percent: 1 }, headers: true }
+- priority: sheddable_plus
+- client_cert: { by: 'spiffe://a.example/gate' }
+- client_cert: { tell: append }
 - allow: { peers: [{ spiffe_id: 'spiffe://a.example/b' }, { below: 'spiffe://a.example/c' }, { trust_domain: b.example }, { dns_name: c.example }, any] }
 ";
         let filters: Vec<Filter> = serde_saphyr::from_str(text).unwrap();
@@ -271,6 +340,7 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
             PeerRule::DnsName("c.example".into()),
             PeerRule::Any,
         ];
+        let told = ClientCertFilter::default();
         assert_eq!(
             filters,
             [
@@ -279,6 +349,9 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
                 Filter::RateLimit(RateLimit { key: RateKey::ClientIp, ..RateLimit::per_second(1) }),
                 Filter::Fault(Fault { delay: Some(delay), abort: Some(abort), headers: false }),
                 Filter::Fault(Fault { delay: None, abort: Some(reset), headers: true }),
+                Filter::Priority(Priority::SheddablePlus),
+                Filter::ClientCert(ClientCertFilter { by: Some("spiffe://a.example/gate".parse().unwrap()), ..told }),
+                Filter::ClientCert(ClientCertFilter { tell: ClientCert::Append, by: None }),
                 Filter::Allow(Allow { peers, require_server_name: false }),
             ]
         );

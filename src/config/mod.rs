@@ -45,10 +45,10 @@ pub use self::{
     duration::{InvalidDuration, parse_duration},
     fault::{Fault, FaultAbort, FaultDelay, FaultKind},
     filter::{
-        Allow, AuthProtocol, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror, PathChange, Redirect,
-        Rewrite, Scheme,
+        Allow, AuthProtocol, ClientCert, ClientCertFilter, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror,
+        PathChange, Redirect, Rewrite, Scheme,
     },
-    limits::{AdaptiveConcurrency, Aimd, Concurrency, Gradient, RateKey, RateLimit},
+    limits::{AdaptiveConcurrency, Aimd, Concurrency, Gradient, Priority, RateKey, RateLimit, Shed, ShedShares},
     listener::{
         ClientValidation, ClientValidationMode, Listener, ListenerProtocol, MeshParent, Service, ServicePort,
         StreamRoute, Termination,

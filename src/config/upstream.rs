@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    limits::{AdaptiveConcurrency, Concurrency},
+    limits::{AdaptiveConcurrency, Concurrency, Shed},
     resilience::{CircuitBreaker, HealthCheck, OutlierDetection},
     traffic::{Hedge, RetryBudget},
 };
@@ -81,6 +81,9 @@ pub struct Upstream {
     /// The same by what its latencies tell. Default none.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// Which requests are refused first when it gets more than it can answer. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub shed: Option<Shed>,
 }
 
 /// Where an upstream's endpoints are.
@@ -267,6 +270,7 @@ impl Upstream {
             hedge: None,
             concurrency: None,
             adaptive_concurrency: None,
+            shed: None,
         }
     }
 }

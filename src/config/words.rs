@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    AdaptiveConcurrency, BackendRef, Endpoints, FaultKind, Filter, HeaderChanges, PathChange, Protocol, RateKey,
-    Redirect, Rule, Scheme, SessionCarrier, Split, Upstream,
+    AdaptiveConcurrency, BackendRef, ClientCert, Endpoints, FaultKind, Filter, HeaderChanges, PathChange, Protocol,
+    RateKey, Redirect, Rule, Scheme, SessionCarrier, Split, Upstream,
 };
 
 /// What a rule does with its requests, in one line.
@@ -160,6 +160,12 @@ impl fmt::Display for Filtering<'_> {
                 }
                 Ok(())
             }
+            Filter::Priority(priority) => write!(f, "priority {priority:?}"),
+            Filter::ClientCert(told) => match told.tell {
+                ClientCert::Keep => f.write_str("keeps what is told of the client's certificate"),
+                ClientCert::Set => f.write_str("tells of the client's certificate"),
+                ClientCert::Append => f.write_str("adds to what is told of certificates"),
+            },
             Filter::ExternalAuth(auth) => write!(f, "asks {} whether it may", Backend(&auth.backend)),
         }
     }
@@ -232,6 +238,7 @@ impl fmt::Display for Stands<'_> {
             upstream.hedge.as_ref().map(|_| "hedging"),
             upstream.concurrency.as_ref().map(|_| "limit of concurrency"),
             adaptive,
+            upstream.shed.as_ref().map(|_| "load shedding"),
         ];
         parts.into_iter().flatten().try_for_each(|part| write!(f, "; {part}"))
     }

@@ -2,29 +2,38 @@
 
 use std::fmt::Write;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::identity::{PeerIdentity, SpiffeId};
+use super::chain;
+use crate::{
+    config::ClientCert,
+    connection::ConnectionInfo,
+    identity::{PeerIdentity, SpiffeId},
+};
 
-pub(super) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// What becomes of `X-Forwarded-Client-Cert`, which tells upstreams of the certificate that the client was verified by.
-/// Nobody's but a trusted peer's is ever passed on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ClientCert {
-    /// It is not written; a trusted peer's is passed on (Envoy's `FORWARD_ONLY`).
-    #[default]
-    Keep,
-    /// It tells of the peer's certificate alone, or is not there when the peer has none (Envoy's `SANITIZE_SET`).
-    Set,
-    /// The peer's certificate is added to what a trusted peer told of those before it (Envoy's `APPEND_FORWARD`).
-    Append,
+/// What there is to tell of the certificate of a connection's peer, where any is told.
+pub(crate) fn of(told: ClientCert, connection: Option<&ConnectionInfo>, by: Option<&SpiffeId>) -> Option<HeaderValue> {
+    match told {
+        ClientCert::Keep => None,
+        ClientCert::Set | ClientCert::Append => element(connection?.peer_identity()?, by),
+    }
+}
+
+/// Writes it. What is there already is a trusted peer's, or nobody's.
+pub(crate) fn write(headers: &mut HeaderMap, told: ClientCert, certificate: Option<&HeaderValue>) {
+    if told == ClientCert::Set {
+        headers.remove(X_FORWARDED_CLIENT_CERT);
+    }
+    if let Some(certificate) = certificate {
+        chain::append(headers, X_FORWARDED_CLIENT_CERT, certificate);
+    }
 }
 
 /// The element for one peer: `By=…;Hash=…;URI=…;DNS=…`, of which those are left out that there is nothing to say for.
-pub(super) fn element(peer: &PeerIdentity, by: Option<&SpiffeId>) -> Option<HeaderValue> {
+fn element(peer: &PeerIdentity, by: Option<&SpiffeId>) -> Option<HeaderValue> {
     let mut text = String::with_capacity(192);
     if let Some(by) = by {
         pair(&mut text, "By", by.as_str());

@@ -50,14 +50,14 @@
 //! ```
 
 mod chain;
-mod client_cert;
+pub(crate) mod client_cert;
 mod layer;
 mod names;
 pub(crate) mod nominated;
 mod service;
 
-pub use self::{client_cert::ClientCert, layer::ForwardedLayer, names::is_protected, service::Forwarded};
-pub use crate::connection::ClientAddr;
+pub use self::{layer::ForwardedLayer, names::is_protected, service::Forwarded};
+pub use crate::{config::ClientCert, connection::ClientAddr};
 
 #[cfg(test)]
 mod tests;

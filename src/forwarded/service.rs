@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::{
     ClientAddr,
     chain::{self, X_FORWARDED_FOR},
-    client_cert::{ClientCert, X_FORWARDED_CLIENT_CERT, element},
+    client_cert,
     layer::Settings,
     names, nominated,
 };
@@ -67,21 +67,12 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let scheme = info.map_or("http", ConnectionInfo::scheme);
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
-    let certificate = match settings.client_cert {
-        ClientCert::Keep => None,
-        _ => info.and_then(ConnectionInfo::peer_identity).and_then(|peer| element(peer, settings.by.as_ref())),
-    };
-
+    let certificate = client_cert::of(settings.client_cert, info, settings.by.as_ref());
     let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
     let headers = request.headers_mut();
     nominated::settle(headers);
     names::sanitize(headers, settings, trusted);
-    if settings.client_cert == ClientCert::Set {
-        headers.remove(X_FORWARDED_CLIENT_CERT);
-    }
-    if let Some(certificate) = &certificate {
-        chain::append(headers, X_FORWARDED_CLIENT_CERT, certificate);
-    }
+    client_cert::write(headers, settings.client_cert, certificate.as_ref());
     let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
 
     let client = peer.map(|peer| if trusted { chain::client(headers, settings, peer) } else { peer });

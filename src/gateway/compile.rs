@@ -332,6 +332,7 @@ impl Serving {
             hedge: next.hedge.clone(),
             concurrency: next.concurrency.clone(),
             adaptive_concurrency: next.adaptive_concurrency.clone(),
+            shed: next.shed.clone(),
             ..config::Upstream::clone(&self.config)
         };
         let mut moved = false;

@@ -13,7 +13,7 @@
 //! 3. A request goes through what its rule asks for in this order, and its response back through the same: a CORS preflight
 //!    is answered; `timeouts.request`; what may turn it away (`allow`, `external_auth`, `rate_limit`, `fault`); the other
 //!    filters as they are written; the choice of a backend; that one's filters; retries; the backend's `fault`; what the
-//!    rules that lead to an upstream share (hedging, limits of concurrency).
+//!    rules that lead to an upstream share (hedging, load shedding, limits of concurrency).
 //! 4. A backend named as a [local service](GatewayBuilder::local) is that service, whatever else has that name.
 //! 5. [`apply`](Gateway::apply) replaces everything at once: each request is served by one configuration from beginning to
 //!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay

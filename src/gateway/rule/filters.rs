@@ -10,8 +10,10 @@ use super::{Scope, backend::Arrived};
 use crate::{
     Body, BoxError, Error, Outcome,
     config::{self, FaultKind, Filter, RateKey, RateLimit},
+    connection::ConnectionInfo,
     fault::{Abort, FaultLayer, Share},
     filter::{AuthLayer, CorsLayer, HeadersLayer, MirrorLayer, RedirectLayer, RewriteLayer},
+    forwarded::client_cert,
     gateway::{BuildError, local::Local},
     grpc::Code,
     identity::AllowLayer,
@@ -165,6 +167,22 @@ impl<'a, 'b> Filters<'a, 'b> {
                 self.rates.push(KeptRate { place, config: limit.clone(), limiter: layer.handle() });
                 Local::new(layer.layer(inner))
             }
+            Filter::Priority(priority) => {
+                let priority = *priority;
+                Local::new(inner.map_request(move |mut request: Request<Body>| {
+                    request.extensions_mut().insert(priority);
+                    request
+                }))
+            }
+            Filter::ClientCert(told) => {
+                let told = told.clone();
+                Local::new(inner.map_request(move |mut request: Request<Body>| {
+                    let connection = request.extensions().get::<ConnectionInfo>();
+                    let certificate = client_cert::of(told.tell, connection, told.by.as_ref());
+                    client_cert::write(request.headers_mut(), told.tell, certificate.as_ref());
+                    request
+                }))
+            }
             Filter::Fault(fault) => Local::new(fault_layer(fault).map_err(refuse)?.layer(inner)),
         })
     }
@@ -182,7 +200,9 @@ fn stage(filter: &Filter) -> u8 {
         | Filter::ResponseHeaders(_)
         | Filter::Redirect(_)
         | Filter::Rewrite(_)
-        | Filter::Mirror(_) => 5,
+        | Filter::Mirror(_)
+        | Filter::Priority(_)
+        | Filter::ClientCert(_) => 5,
     }
 }
 

@@ -5,13 +5,14 @@
 //! 1. CORS: a preflight is answered, whatever else the rule does.
 //! 2. The deadline: `timeouts.request`, and what `grpc-timeout` says, counted from the request's arrival.
 //! 3. What may turn it away: `allow`, `external_auth`, `rate_limit`, `fault`.
-//! 4. The other filters, as they are written: header fields, rewrites, redirects, mirrors.
+//! 4. The other filters, as they are written: header fields, rewrites, redirects, mirrors, priority, the client's
+//!    certificate.
 //! 5. The choice of a backend: session, split.
 //! 6. The backend's own filters, in the same order among themselves but for `fault`.
 //! 7. What forwarding owes (hop-by-hop fields, `Via`); not for a service of this process.
 //! 8. Retries; what each attempt may take.
 //! 9. The backend's `fault`, where it looks like the backend's own failing.
-//! 10. The upstream's policies, which all rules share: hedging, limits of concurrency.
+//! 10. The upstream's policies, which all rules share: hedging, load shedding, limits of concurrency.
 //! 11. The upstream: circuit breaker, balancer, pool; or the service of this process.
 //!
 //! A rule that asks for none of this is only its choice of a backend: nothing is boxed for it, and nothing cloned.

@@ -10,9 +10,13 @@ use crate::{
     config::{self, AdaptiveConcurrency},
     gateway::{BuildError, local::Local},
     hedge::HedgeLayer,
-    limit::{adaptive::AdaptiveLayer, concurrency::ConcurrencyLayer},
+    limit::{
+        adaptive::AdaptiveLayer,
+        concurrency::ConcurrencyLayer,
+        shed::{Priority, ShedLayer},
+    },
     retry::Budget,
-    timeout::tell_what_is_left,
+    timeout::{Deadline, tell_what_is_left},
 };
 
 /// An upstream's policies, or those of the service of this process that stands in for it: the budget for sending again,
@@ -22,6 +26,7 @@ pub(in crate::gateway) struct Shared {
     hedge: Option<config::Hedge>,
     concurrency: Option<Kept<config::Concurrency, ConcurrencyLayer>>,
     adaptive: Option<Kept<AdaptiveConcurrency, AdaptiveLayer>>,
+    shed: Option<Kept<config::Shed, ShedLayer>>,
     /// All of them around the upstream; none if there are none.
     stack: Option<Local>,
 }
@@ -56,7 +61,12 @@ impl Shared {
                 AdaptiveConcurrency::Aimd(aimd) => AdaptiveLayer::aimd(aimd.clone()),
             })
         });
-        let mut this = Self { budget, hedge: config.hedge.clone(), concurrency, adaptive, stack: None };
+        config.shed.iter().try_for_each(|shed| check_shares(&config.name, shed))?;
+        let shed = config.shed.as_ref().map(|shed| {
+            let previous = previous.and_then(|previous| previous.shed.as_ref());
+            Kept::of(shed, previous, shed_layer)
+        });
+        let mut this = Self { budget, hedge: config.hedge.clone(), concurrency, adaptive, shed, stack: None };
         this.stack = match previous {
             // With the latencies that hedging knows.
             Some(previous) if same && this.is_as(previous) => previous.stack.clone(),
@@ -83,6 +93,7 @@ impl Shared {
             && self.hedge == other.hedge
             && same(self.concurrency.as_ref(), other.concurrency.as_ref())
             && same(self.adaptive.as_ref(), other.adaptive.as_ref())
+            && same(self.shed.as_ref(), other.shed.as_ref())
     }
 
     fn around(
@@ -90,7 +101,7 @@ impl Shared {
         config: &config::Upstream,
         innermost: impl FnOnce() -> Local,
     ) -> Result<Option<Local>, BuildError> {
-        if self.hedge.is_none() && self.concurrency.is_none() && self.adaptive.is_none() {
+        if self.hedge.is_none() && self.concurrency.is_none() && self.adaptive.is_none() && self.shed.is_none() {
             return Ok(None);
         }
         let mut stack = innermost();
@@ -105,6 +116,9 @@ impl Shared {
                 Request::from_parts(parts, body)
             });
             stack = Local::new(concurrency.made.layer(told));
+        }
+        if let Some(shed) = &self.shed {
+            stack = Local::new(shed.made.layer(stack));
         }
         if let Some(hedge) = &self.hedge {
             stack = Local::new(self.hedge_layer(config, hedge)?.layer(stack));
@@ -126,6 +140,34 @@ impl Shared {
         let layer = layer.budget(self.budget.made.clone());
         Ok(if hedge.non_idempotent { layer.repeatable_if(|_| true) } else { layer })
     }
+}
+
+/// The classes of load shedding and their shares, by the names they have in a configuration.
+fn shares(shed: &config::Shed) -> [(Priority, &'static str, f64); 4] {
+    let config::ShedShares { sheddable, sheddable_plus, critical, critical_plus } = shed.shares;
+    [
+        (Priority::Sheddable, "sheddable", sheddable),
+        (Priority::SheddablePlus, "sheddable_plus", sheddable_plus),
+        (Priority::Critical, "critical", critical),
+        (Priority::CriticalPlus, "critical_plus", critical_plus),
+    ]
+}
+
+fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
+    match shares(shed).into_iter().find(|(_, _, share)| !(0.0..=1.0).contains(share)) {
+        Some((_, class, share)) => {
+            let problem = format!("shed: shares: {class}: {share} is not a share: use 0 to 1");
+            Err(BuildError::Policy { upstream: upstream.to_owned(), problem })
+        }
+        None => Ok(()),
+    }
+}
+
+fn shed_layer(shed: &config::Shed) -> ShedLayer {
+    let layer = shares(shed)
+        .into_iter()
+        .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
+    layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
 }
 
 impl<C: Clone + PartialEq, T: Clone> Kept<C, T> {

@@ -7,12 +7,10 @@ use http::request::Parts;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-use super::{
-    Priority, Shed,
-    policy::{Estimate, Shares},
-};
+use super::{Priority, Shed, policy::Estimate};
 use crate::{
     Outcome,
+    config::ShedShares,
     limit::{
         concurrency::{Permit, Permits},
         measured::{Learn, Verdict},
@@ -36,7 +34,7 @@ pub struct ShedLayer {
 #[derive(Clone)]
 pub(super) struct Settings {
     permits: Permits,
-    shares: Shares,
+    shares: ShedShares,
     classify: Option<Classify>,
     deadline: Option<Deadline>,
     load: Option<Load>,
@@ -52,7 +50,7 @@ impl ShedLayer {
         Self {
             settings: Settings {
                 permits: Permits::new(limit, 0),
-                shares: Shares::default(),
+                shares: ShedShares::default(),
                 classify: None,
                 deadline: None,
                 load: None,

@@ -53,4 +53,5 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use self::{future::ResponseFuture, layer::ShedLayer, policy::Priority, service::Shed};
+pub use self::{future::ResponseFuture, layer::ShedLayer, service::Shed};
+pub use crate::config::Priority;

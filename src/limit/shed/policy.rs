@@ -1,43 +1,27 @@
 use tokio::time::{Duration, Instant};
 
-/// How much it matters that a request is answered: a request extension, by which load is shed lowest first.
-///
-/// The classes are those of Google's "Site Reliability Engineering", chapter 21.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[non_exhaustive]
-pub enum Priority {
-    /// It may fail often, and even altogether for a while.
-    Sheddable,
-    /// It may fail at times: batch work that tries again.
-    SheddablePlus,
-    /// Users notice when it fails. The default.
-    #[default]
-    Critical,
-    /// The last to be refused.
-    CriticalPlus,
-}
-
-/// Up to which share of the limit each class is let in.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Shares([f64; 4]);
-
-impl Default for Shares {
-    fn default() -> Self {
-        Self([0.6, 0.8, 0.95, 1.0])
-    }
-}
+use crate::config::{Priority, ShedShares as Shares};
 
 impl Shares {
     #[expect(clippy::manual_clamp, reason = "`clamp` would let NaN through")]
     pub(super) fn set(&mut self, priority: Priority, share: f64) {
-        if let Some(slot) = self.0.get_mut(priority as usize) {
-            // NaN is taken for 0.
-            *slot = share.max(0.0).min(1.0);
+        // NaN is taken for 0.
+        let share = share.max(0.0).min(1.0);
+        match priority {
+            Priority::Sheddable => self.sheddable = share,
+            Priority::SheddablePlus => self.sheddable_plus = share,
+            Priority::Critical => self.critical = share,
+            Priority::CriticalPlus => self.critical_plus = share,
         }
     }
 
     pub(super) fn of(&self, priority: Priority) -> f64 {
-        self.0.get(priority as usize).copied().unwrap_or(1.0)
+        match priority {
+            Priority::Sheddable => self.sheddable,
+            Priority::SheddablePlus => self.sheddable_plus,
+            Priority::Critical => self.critical,
+            Priority::CriticalPlus => self.critical_plus,
+        }
     }
 
     /// How many may be in flight for one more of this class to be let in, of a limit.

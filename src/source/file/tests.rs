@@ -285,7 +285,7 @@ fn every_policy_can_be_written_and_served() {
     let text = include_str!("policies.yaml");
     let config = parse("f.yaml", text).unwrap_or_else(|error| panic!("{error}")).config;
     let [cart, basket] = &*config.routes[0].rules else { panic!("{:?}", config.routes) };
-    assert_eq!((cart.filters.len(), cart.backends[0].filters.len(), basket.filters.len()), (9, 1, 1));
+    assert_eq!((cart.filters.len(), cart.backends[0].filters.len(), basket.filters.len()), (11, 1, 1));
     let [fault] = &*cart.backends[0].filters else { panic!("{cart:?}") };
     let abort = config::FaultAbort { with: config::FaultKind::Reset, percent: 0.1 };
     assert_eq!(*fault, Filter::Fault(config::Fault { abort: Some(abort), ..config::Fault::default() }));
@@ -296,6 +296,7 @@ fn every_policy_can_be_written_and_served() {
     assert_eq!(upstream.retry_budget.percent, 10);
     assert_eq!(upstream.hedge.as_ref().unwrap().percentile, 99.0);
     assert_eq!(upstream.concurrency.as_ref().unwrap().queue, 50);
+    assert_eq!(upstream.shed.as_ref().unwrap().shares.sheddable, 0.5);
     assert!(matches!(upstream.adaptive_concurrency, Some(config::AdaptiveConcurrency::Gradient(_))));
     assert!(matches!(config.upstreams[1].adaptive_concurrency, Some(config::AdaptiveConcurrency::Aimd(_))));
     crate::gateway::Gateway::builder(config).build().unwrap_or_else(|error| panic!("{error}"));
