@@ -7,7 +7,11 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 use super::{Echo, get, send};
-use crate::{Body, Outcome, gateway::Gateway, source::parse};
+use crate::{
+    Body, Outcome,
+    gateway::Gateway,
+    source::{Loaded, parse},
+};
 
 /// A backend on a socket. It answers with its name and, one a line, with path, `host` and the fields that begin with `x-`.
 async fn version(name: &'static str) -> SocketAddr {
@@ -27,7 +31,7 @@ async fn version(name: &'static str) -> SocketAddr {
 }
 
 /// The three Services, with ports for HTTP, another for HTTP and one for gRPC, beside `routes`.
-async fn world(routes: &str) -> Gateway {
+async fn loaded(routes: &str) -> Loaded {
     let (green, black) = (version("green").await, version("black").await);
     let mut text = String::new();
     for (name, address) in [("tea", black), ("green", green), ("black", black)] {
@@ -52,7 +56,11 @@ endpoints: [{{addresses: [{ip}]}}]
         )
         .unwrap();
     }
-    let loaded = parse("mesh.yaml", &(text + routes)).unwrap();
+    parse("mesh.yaml", &(text + routes)).unwrap()
+}
+
+async fn world(routes: &str) -> Gateway {
+    let loaded = loaded(routes).await;
     assert_eq!(loaded.warnings.len(), 0, "{:?}", loaded.warnings);
     Gateway::builder(loaded.config).build().unwrap()
 }
@@ -224,4 +232,46 @@ async fn grpc_is_shared_out_by_weight_and_matched_by_method() {
     assert_eq!(echoes.each_ref().map(Echo::count), [70, 30, 0]);
     let (status, outcome, _) = call("http://tea:7070/tea.Cup/Drink").await;
     assert_eq!((status.as_u16(), outcome), (200, Some(Outcome::NoRoute)));
+}
+
+#[tokio::test]
+async fn a_grpc_route_goes_before_http_routes_of_the_same_service_and_port() {
+    let grpc = "[{backendRefs: [{name: black, port: 80}]}]";
+    let http = |namespace: &str, parent: &str| route("HTTPRoute", namespace, "tea", parent, &marked("green"));
+    for (routes, lost, calls) in [
+        (
+            http("shop", "") + &route("GRPCRoute", "shop", "tea", ", port: 8080", grpc),
+            1,
+            [("shop", 80, true), ("shop", 8080, false)],
+        ),
+        (
+            http("shop", ", port: 80") + &route("GRPCRoute", "shop", "tea", "", grpc),
+            1,
+            [("shop", 80, false), ("shop", 8080, false)],
+        ),
+        (
+            http("shop", "") + &route("GRPCRoute", "shop", "tea", "", grpc),
+            3,
+            [("shop", 80, false), ("shop", 8080, false)],
+        ),
+        (http("shop", "") + &route("GRPCRoute", "web", "tea", "", grpc), 0, [("shop", 80, true), ("web", 80, false)]),
+        (
+            http("shop", "") + &route("GRPCRoute", "shop", "green", "", grpc),
+            0,
+            [("shop", 80, true), ("shop", 8080, true)],
+        ),
+    ] {
+        let loaded = loaded(&routes).await;
+        let told = loaded
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .filter(|told| told.contains("not attached to Service shop/tea"));
+        assert_eq!(told.count(), lost, "{routes}{:?}", loaded.warnings);
+        let gateway = Gateway::builder(loaded.config).build().unwrap();
+        for (namespace, port, is_marked) in calls {
+            let (_, headers, _) = ask(&gateway, namespace, &format!("http://tea.shop:{port}/")).await;
+            assert_eq!(headers.contains_key("x-mark"), is_marked, "{routes}{namespace} {port}");
+        }
+    }
 }

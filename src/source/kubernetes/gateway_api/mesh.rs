@@ -58,6 +58,39 @@ fn parent(
     Ok(MeshParent { service: name, port, consumers })
 }
 
+/// Takes from the parents of an HTTPRoute those whose calls a GRPCRoute governs, port by port, as the more specific kind of route
+/// goes before the others (GEP-1294), and tells which they were.
+pub(super) fn yield_to_grpc(objects: &Objects, grpc: &[MeshParent], parents: &mut Vec<MeshParent>) -> Vec<String> {
+    let mut lost = Vec::new();
+    for parent in std::mem::take(parents) {
+        let rivals = || grpc.iter().filter(|one| one.service == parent.service && one.consumers == parent.consumers);
+        let is_taken = |port: u16| rivals().any(|one| one.port.is_none_or(|taken| taken == port));
+        if rivals().next().is_none() {
+            parents.push(parent);
+            continue;
+        }
+        let ports: Vec<u16> = match parent.port {
+            Some(port) => vec![port],
+            None => ports(objects, &parent.service),
+        };
+        for port in ports {
+            if is_taken(port) {
+                lost.push(format!("{}:{port}", parent.service));
+            } else {
+                parents.push(MeshParent { port: Some(port), ..parent.clone() });
+            }
+        }
+    }
+    lost
+}
+
+/// The numbers of a Service's ports that can be called.
+fn ports(objects: &Objects, service: &str) -> Vec<u16> {
+    let object = service.split_once('/').and_then(|(namespace, name)| objects.services.get(namespace, name));
+    let ports = object.into_iter().flat_map(|object| &object.value.spec.ports);
+    ports.filter(|port| port.protocol == "TCP").map(|port| port.port).collect()
+}
+
 /// All Services, as far as somebody can call them, if one of the routes governs such calls.
 pub(super) fn services(objects: &Objects, routes: &[Route], backends: &mut Backends<'_>) -> Vec<Service> {
     let mut services = Vec::new();

@@ -25,6 +25,7 @@ pub(super) fn routes<'a>(api: &GatewayApi<'a>, backends: &mut Backends<'a>) -> V
     placed.extend(api.objects.http_routes.iter().map(|object| place(api, AnyRoute::Http(object), backends)));
     placed.extend(api.objects.grpc_routes.iter().map(|object| place(api, AnyRoute::Grpc(object), backends)));
     settle(&mut placed, backends);
+    settle_calls(api, &mut placed, backends);
     placed.iter().flat_map(|one| one.routes(api, backends)).collect()
 }
 
@@ -85,6 +86,19 @@ fn settle(placed: &mut [Placed<'_>], backends: &mut Backends<'_>) {
         let other = if matches!(one.route, AnyRoute::Grpc(_)) { HttpRoute::KIND } else { GrpcRoute::KIND };
         let why = format!("not attached to listener {listener}: an {other} that goes before it has one of its hosts");
         backends.warnings.push(one.route.warning("spec.hostnames", why));
+    }
+}
+
+/// An HTTPRoute governs no calls that a GRPCRoute governs.
+fn settle_calls(api: &GatewayApi<'_>, placed: &mut [Placed<'_>], backends: &mut Backends<'_>) {
+    let is_grpc = |one: &Placed<'_>| matches!(one.route, AnyRoute::Grpc(_));
+    let grpc: Vec<MeshParent> =
+        placed.iter().filter(|one| is_grpc(one)).flat_map(|one| one.services.iter().cloned()).collect();
+    for one in placed.iter_mut().filter(|one| !grpc.is_empty() && !is_grpc(one)) {
+        for lost in mesh::yield_to_grpc(api.objects, &grpc, &mut one.services) {
+            let why = format!("not attached to Service {lost}: a {} governs the calls to it", GrpcRoute::KIND);
+            backends.warnings.push(one.route.warning("spec.parentRefs", why));
+        }
     }
 }
 
