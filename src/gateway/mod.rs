@@ -218,6 +218,9 @@ impl Gateway {
 
     /// Replaces the configuration in one swap; see the [module docs](self) for what is kept.
     ///
+    /// It is compiled on the thread that calls: of thousands of routes, call it where work may block, as
+    /// [`source::reload`](crate::source::reload()) does.
+    ///
     /// # Errors
     /// When the configuration cannot be served, or, after [`listen`](Self::listen), an address cannot be bound; the old one
     /// stays in place.

@@ -2,16 +2,19 @@
 
 use std::{convert::Infallible, fmt::Display};
 
-use super::{Loaded, Watcher};
+use super::{Loaded, Watcher, watch::blocking};
 
 /// Loads the configuration at every change and hands it to `apply`, until it is dropped.
 ///
 /// What is refused, by the source or by `apply`, is logged with file, line and field (target
 /// `portcullis::source`), and whatever was applied before stays. Run it as a task of its own.
 ///
+/// Both happen on a thread for work that blocks: compiling thousands of routes, and dropping those before them, would else
+/// keep a thread of the runtime from its requests for as long.
+///
 /// # Example
 /// ```no_run
-/// # async fn run(swap: impl Fn(portcullis::config::Config)) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run(swap: impl Fn(portcullis::config::Config) + Send + 'static) -> Result<(), Box<dyn std::error::Error>> {
 /// use std::convert::Infallible;
 /// use portcullis::source::{Source, reload};
 ///
@@ -27,7 +30,10 @@ use super::{Loaded, Watcher};
 /// # Ok(())
 /// # }
 /// ```
-pub async fn reload<E: Display>(mut watcher: Watcher, mut apply: impl FnMut(Loaded) -> Result<(), E>) -> Infallible {
+pub async fn reload<E: Display + Send + 'static>(
+    mut watcher: Watcher,
+    mut apply: impl FnMut(Loaded) -> Result<(), E> + Send + 'static,
+) -> Infallible {
     loop {
         watcher.changed().await;
         match watcher.load().await {
@@ -35,7 +41,13 @@ pub async fn reload<E: Display>(mut watcher: Watcher, mut apply: impl FnMut(Load
                 for warning in &loaded.warnings {
                     tracing::warn!(target: TARGET, "{warning}");
                 }
-                match apply(loaded) {
+                let applied;
+                (apply, applied) = blocking(move || {
+                    let applied = apply(loaded);
+                    (apply, applied)
+                })
+                .await;
+                match applied {
                     Ok(()) => tracing::info!(target: TARGET, "configuration reloaded"),
                     Err(error) => tracing::error!(target: TARGET, "configuration refused, the old one stays: {error}"),
                 }
@@ -94,6 +106,32 @@ mod tests {
             last = Some(name);
         }
         assert_eq!(last.as_deref(), Some("last"));
+        running.abort();
+    }
+
+    #[tokio::test]
+    async fn applying_does_not_keep_the_runtime_from_other_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, "routes: []\n").unwrap();
+        let source = Source::new([&path]);
+        let watcher = source.watch(&source.load().unwrap().files);
+        let poke = watcher.poke();
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let (go_on, held) = std::sync::mpsc::channel();
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let running = tokio::spawn(reload(watcher, move |_| {
+            begun.send(()).unwrap();
+            // Until the only thread of the runtime has done something else.
+            let went_on = held.recv_timeout(std::time::Duration::from_secs(20)).is_ok();
+            ended.send(went_on).unwrap();
+            Ok::<_, Infallible>(())
+        }));
+        fs::write(&path, "routes: []\n# changed\n").unwrap();
+        poke.poke();
+        begins.recv().await.unwrap();
+        go_on.send(()).unwrap();
+        assert!(ends.recv().await.unwrap());
         running.abort();
     }
 }
