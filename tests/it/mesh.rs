@@ -632,3 +632,53 @@ async fn the_loser_of_a_hedge_is_closed_over_http_1() {
     // Closed, or reset: no more requests come on it.
     assert!(matches!(soon("the end", ended).await.unwrap(), Ok(None) | Err(_)));
 }
+
+#[tokio::test]
+async fn an_endpoint_that_answers_well_but_slowly_is_ejected() {
+    const SLOW: Duration = Duration::from_millis(300);
+    let slow = Arc::new(AtomicUsize::new(0));
+    let start = |is_slow: bool| {
+        let slow = slow.clone();
+        Raw::start(move |mut peer| {
+            let slow = slow.clone();
+            async move {
+                while peer.request().await?.is_some() {
+                    if is_slow {
+                        slow.fetch_add(1, SeqCst);
+                        tokio::time::sleep(2 * SLOW).await;
+                    }
+                    peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+                }
+                Ok(())
+            }
+        })
+    };
+    let backends = [start(true).await, start(false).await, start(false).await];
+    let outlier_detection = Some(config::OutlierDetection {
+        interval: Duration::from_secs(1),
+        failure_percentage_volume: 3,
+        min_hosts: 1,
+        slow_call: Some(SLOW),
+        slow_call_rate: 100,
+        ..config::OutlierDetection::default()
+    });
+    let endpoints = backends.iter().map(|raw| raw.addr);
+    let config = config::Upstream { balancer: Balancer::Random, outlier_detection, ..upstream(endpoints) };
+    let caller = Upstream::new(config).unwrap();
+    let ejected = async {
+        let mut spared = 0;
+        // By chance alone it would be passed over so often once in two million times.
+        while spared < 3 {
+            let before = slow.load(SeqCst);
+            let mut calls = JoinSet::new();
+            for _ in 0..12 {
+                let caller = caller.clone();
+                calls.spawn(async move { answer(&caller, get("/")).await.unwrap().0 });
+            }
+            assert!(calls.join_all().await.iter().all(|status| *status == StatusCode::OK));
+            spared = if slow.load(SeqCst) == before { spared + 1 } else { 0 };
+        }
+    };
+    within("the ejection", Duration::from_secs(20), ejected).await;
+    assert!(slow.load(SeqCst) >= 3, "it was tried before");
+}
