@@ -31,7 +31,11 @@ use portcullis::{
     upstream::Upstream,
 };
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinSet,
+};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::support::{
@@ -450,6 +454,116 @@ async fn a_post_without_a_key_arrives_at_most_once_whatever_happens_to_it() {
     assert!(repeated[0] > 50 && repeated[1] > 50, "{repeated:?}");
 }
 
+/// The same over HTTP/2. Notes the numbers of those that arrived and were not refused.
+async fn do_harm_over_h2(socket: TcpStream, rng: Arc<Mutex<fastrand::Rng>>, arrived: Arc<Mutex<Vec<usize>>>) {
+    let status = |code: u16| Response::builder().status(code).body(()).unwrap();
+    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+    while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+        let what = rng.lock().unwrap().u8(..14);
+        if what == 0 {
+            // It says that it did not process it, so it may come again.
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        let number = request.headers()["x-number"].to_str().unwrap().parse().unwrap();
+        arrived.lock().unwrap().push(number);
+        match what {
+            1 => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            2 => drop(tokio::spawn(async move {
+                // After the body.
+                while let Some(Ok(_)) = request.body_mut().data().await {}
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            })),
+            // GOAWAY, and an end, while what arrived has no answer.
+            3 => connection.abrupt_shutdown(h2::Reason::NO_ERROR),
+            4 => connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR),
+            // Cut.
+            5 => return,
+            6 => {
+                connection.graceful_shutdown();
+                let _ = respond.send_response(status(200), true);
+            }
+            7 => {
+                let _ = respond.send_response(status(503), true);
+            }
+            8 => {
+                if let Ok(mut body) = respond.send_response(status(200), false) {
+                    body.send_reset(h2::Reason::INTERNAL_ERROR);
+                }
+            }
+            9 => drop(tokio::spawn(async move {
+                // Later than a hedge waits.
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                let _ = respond.send_response(status(200), true);
+            })),
+            _ => {
+                let _ = respond.send_response(status(200), true);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_post_without_a_key_is_processed_at_most_once_over_http_2() {
+    const REQUESTS: usize = 900;
+    let rng = Arc::new(Mutex::new(fastrand::Rng::with_seed(7)));
+    let arrived: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let mut endpoints = Vec::new();
+    for _ in 0..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        endpoints.push(listener.local_addr().unwrap());
+        let (rng, arrived) = (rng.clone(), arrived.clone());
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(do_harm_over_h2(socket, rng.clone(), arrived.clone()));
+            }
+        });
+    }
+    let config = config::Upstream { balancer: Balancer::Random, protocol: Protocol::Http2, ..upstream(endpoints) };
+    // As eager as it can be.
+    let budget = Budget::new(1000, 1000, Duration::from_secs(10));
+    let caller = ServiceBuilder::new()
+        .layer(
+            RetryLayer::new()
+                .conditions(Conditions::default().server_errors())
+                .max_retries(4)
+                .per_try_timeout(Duration::from_secs(2))
+                .backoff(Duration::from_micros(1), Duration::from_micros(10))
+                .budget(budget.clone()),
+        )
+        .layer(HedgeLayer::after(Duration::from_millis(1)).budget(budget))
+        .service(Upstream::new(config).unwrap());
+
+    let mut calls = JoinSet::new();
+    for number in 0..REQUESTS {
+        let mut request = Request::builder().method(if number % 3 == 0 { Method::GET } else { Method::POST });
+        if number % 3 == 1 {
+            request = request.header("idempotency-key", number);
+        }
+        let request = request.uri("http://pay.example/").header("x-number", number);
+        let body = if number % 3 == 0 { Body::empty() } else { Body::from("pay 10") };
+        let (caller, request) = (caller.clone(), request.body(body).unwrap());
+        calls.spawn(async move { drop(answer(&caller, request).await) });
+        // A few at a time, so that streams share connections that end.
+        if calls.len() >= 8 {
+            within("a call", Duration::from_secs(30), calls.join_next()).await.unwrap().unwrap();
+        }
+    }
+    within("the rest", Duration::from_secs(30), calls.join_all()).await;
+
+    let mut arrivals: HashMap<usize, usize> = HashMap::new();
+    for number in arrived.lock().unwrap().iter() {
+        *arrivals.entry(*number).or_default() += 1;
+    }
+    let mut repeated = [0; 3];
+    for (number, times) in arrivals {
+        repeated[number % 3] += usize::from(times > 1);
+        assert!(number % 3 != 2 || times == 1, "POST {number} without a key was processed {times} times");
+    }
+    // What may be repeated was, many times: there was something to get wrong.
+    assert!(repeated[0] > 50 && repeated[1] > 50, "{repeated:?}");
+}
+
 /// Two backends that keep the first request, and answer the second. Tells how the first one's stream or connection ended.
 async fn keeps_the_first_over_h2(ended: oneshot::Sender<h2::Reason>) -> [SocketAddr; 2] {
     let (first, ended) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Some(ended))));
@@ -517,4 +631,54 @@ async fn the_loser_of_a_hedge_is_closed_over_http_1() {
     assert_eq!(answer(&caller, get("/")).await.unwrap().0, StatusCode::OK);
     // Closed, or reset: no more requests come on it.
     assert!(matches!(soon("the end", ended).await.unwrap(), Ok(None) | Err(_)));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_well_but_slowly_is_ejected() {
+    const SLOW: Duration = Duration::from_millis(300);
+    let slow = Arc::new(AtomicUsize::new(0));
+    let start = |is_slow: bool| {
+        let slow = slow.clone();
+        Raw::start(move |mut peer| {
+            let slow = slow.clone();
+            async move {
+                while peer.request().await?.is_some() {
+                    if is_slow {
+                        slow.fetch_add(1, SeqCst);
+                        tokio::time::sleep(2 * SLOW).await;
+                    }
+                    peer.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+                }
+                Ok(())
+            }
+        })
+    };
+    let backends = [start(true).await, start(false).await, start(false).await];
+    let outlier_detection = Some(config::OutlierDetection {
+        interval: Duration::from_secs(1),
+        failure_percentage_volume: 3,
+        min_hosts: 1,
+        slow_call: Some(SLOW),
+        slow_call_rate: 100,
+        ..config::OutlierDetection::default()
+    });
+    let endpoints = backends.iter().map(|raw| raw.addr);
+    let config = config::Upstream { balancer: Balancer::Random, outlier_detection, ..upstream(endpoints) };
+    let caller = Upstream::new(config).unwrap();
+    let ejected = async {
+        let mut spared = 0;
+        // By chance alone it would be passed over so often once in two million times.
+        while spared < 3 {
+            let before = slow.load(SeqCst);
+            let mut calls = JoinSet::new();
+            for _ in 0..12 {
+                let caller = caller.clone();
+                calls.spawn(async move { answer(&caller, get("/")).await.unwrap().0 });
+            }
+            assert!(calls.join_all().await.iter().all(|status| *status == StatusCode::OK));
+            spared = if slow.load(SeqCst) == before { spared + 1 } else { 0 };
+        }
+    };
+    within("the ejection", Duration::from_secs(20), ejected).await;
+    assert!(slow.load(SeqCst) >= 3, "it was tried before");
 }
