@@ -1,7 +1,7 @@
 //! From the configuration to its listeners.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -322,7 +322,10 @@ impl Tables<'_> {
             }
             let found = |name: &String| config.listeners.get(*attached.listeners.get(name.as_str())?);
             let listeners = route.listeners.iter().filter_map(found);
-            listeners.flat_map(|listener| shared_hosts(&listener.host, &route.hosts)).collect()
+            // Each once, as the listeners themselves ask for it: then a table they all lead to is the same.
+            let mut seen = HashSet::new();
+            let hosts = listeners.flat_map(|listener| shared_hosts(&listener.host, &route.hosts));
+            hosts.filter(|host| seen.insert(host.clone())).collect()
         };
         let select = |wanted: &dyn Fn(&Route) -> bool| -> Selection {
             let routes = config.routes.iter().enumerate().filter(|(_, route)| wanted(route));

@@ -1,10 +1,11 @@
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::Router;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
+use super::Kind;
 use crate::{
     Body,
     config::{BackendRef, Config, Conflicts, Listener, ListenerProtocol, MeshParent, Route, Rule, StreamRoute},
@@ -224,4 +225,18 @@ fn bad_certificates_fail_one_author_and_only_one_listener_of_many() {
     let refused = error(config([https.clone()], [], Conflicts::Refuse)).to_string();
     assert!(refused.starts_with("listener `https`: Secret x: "), "{refused}");
     build(config([https], [], Conflicts::Oldest)).unwrap();
+}
+
+#[test]
+fn a_table_is_made_once_however_many_listeners_lead_to_it() {
+    let listeners = [listener("a", 80, "*"), listener("b", 81, "*")];
+    let gateway = build(config(listeners, [route("shop", &["a", "b"], &[])], Conflicts::Oldest)).unwrap();
+    let snapshot = gateway.shared.snapshot.load();
+    let listeners = &snapshot.listeners;
+    assert_eq!(listeners.places.len(), 2);
+    for place in listeners.places.values() {
+        let domain = place.domains.find(Some("shop.example.com")).unwrap();
+        let Kind::Http(table) = &domain.kind else { panic!("it speaks HTTP") };
+        assert!(Arc::ptr_eq(table, &listeners.mounted));
+    }
 }
