@@ -12,6 +12,7 @@ mod drain;
 mod failover;
 mod forwarding;
 mod gateway_api;
+mod grpc;
 mod http2;
 mod inspect;
 mod limits;
