@@ -31,7 +31,7 @@ use crate::config::{Filter, Host, PathChange, Route, Rule, words::Does};
 ///    ([`Diff::unexamined`]), is not seen.
 ///
 /// # Errors
-/// When one of the two is no table: see [`RouteTable::compile`].
+/// When one of the two is no table: see [`RouteTable::compile`](super::RouteTable::compile).
 ///
 /// # Example
 /// ```
