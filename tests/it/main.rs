@@ -11,6 +11,7 @@ mod doubles;
 mod drain;
 mod failover;
 mod forwarding;
+mod frontend_tls;
 mod gateway_api;
 mod grpc;
 mod http2;

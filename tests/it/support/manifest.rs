@@ -135,6 +135,14 @@ pub(crate) fn secret(name: &str, certificate: &str, key: &str) -> String {
     )
 }
 
+/// A ConfigMap with this text as its `ca.crt`.
+pub(crate) fn config_map(name: &str, ca: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\nbinaryData:\n  ca.crt: {}\n",
+        base64(ca.as_bytes())
+    )
+}
+
 /// Base64 with padding (RFC 4648 section 4).
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -60,17 +64,50 @@ impl Pki {
 
     /// A TLS connection to this name at this address, which stays open; fails when the certificate does not fit.
     pub(crate) async fn connect(&self, addr: SocketAddr, name: &str) -> std::io::Result<Conn<TlsStream<TcpStream>>> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
+        self.connect_as(None, addr, name).await
+    }
+
+    /// The same, with a certificate of the client's own to show where one is asked for. Whether it is taken is seen at the
+    /// first answer.
+    pub(crate) async fn connect_as(
+        &self,
+        client: Option<&Leaf>,
+        addr: SocketAddr,
+        name: &str,
+    ) -> std::io::Result<Conn<TlsStream<TcpStream>>> {
+        let config = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_root_certificates(self.roots());
+        let config = match client {
+            Some(leaf) => config.with_client_auth_cert(leaf.chain(), leaf.private_key()).unwrap(),
+            None => config.with_no_client_auth(),
+        };
         let stream = soon("connect", TcpStream::connect(addr)).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         Ok(Conn::over(soon("handshake", connector.connect(name, stream)).await?))
     }
+
+    /// What a peer has that trusts this authority alone.
+    pub(crate) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        roots
+    }
+}
+
+impl Leaf {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// The cryptography of the tests' own peers.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// The server's certificate on a connection.
