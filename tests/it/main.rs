@@ -6,6 +6,7 @@
 
 #[path = "../../examples/ingress/asked.rs"]
 mod asked;
+mod backend_tls;
 mod bodies;
 mod doubles;
 mod drain;

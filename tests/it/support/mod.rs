@@ -10,6 +10,7 @@ pub(crate) mod ingress;
 pub(crate) mod load;
 pub(crate) mod manifest;
 pub(crate) mod pki;
+pub(crate) mod tls_backend;
 pub(crate) mod tools;
 pub(crate) mod wire;
 
