@@ -9,6 +9,7 @@ use super::{
     listeners::{Domain, Family, Kind},
     rule::{Backend, Rule, Target},
     streams::StreamRule,
+    tables::Table,
 };
 use crate::{
     Outcome,
@@ -105,9 +106,20 @@ impl Explanation {
                 return Ok(nobody(text, listener, Some(outcome)));
             }
         };
-        text += &table.explain(&plain).to_string();
-        let Some(found) = table.lookup(&plain) else {
-            return Ok(nobody(text + "\n   answered 404", listener, Some(Outcome::NoRoute)));
+        Ok(Self::by(snapshot, table, &plain, text, listener))
+    }
+
+    /// What a table does with a request whose path is in its normal form. `text` says whose table it is.
+    pub(super) fn by(
+        snapshot: &Snapshot,
+        table: &Table,
+        request: &Request<()>,
+        mut text: String,
+        listener: Option<Arc<str>>,
+    ) -> Self {
+        text += &table.explain(request).to_string();
+        let Some(found) = table.lookup(request) else {
+            return Self { text: text + "\n   answered 404", listener, outcome: Some(Outcome::NoRoute), winner: None };
         };
         let mut winner = Winner {
             route: found.route().clone(),
@@ -117,9 +129,16 @@ impl Explanation {
             invalid: found.target().invalid().cloned(),
         };
         if let Some(rule) = snapshot.rule(found.target()) {
-            winner.describe(rule, &snapshot.config);
+            winner.describe(rule);
         }
-        Ok(Self { text, listener, outcome: None, winner: Some(winner) })
+        winner.describe_upstreams(&snapshot.config);
+        Self { text, listener, outcome: None, winner: Some(winner) }
+    }
+
+    /// A request that is answered before any rule is asked.
+    pub(super) fn refused(asked: &str, outcome: Outcome, why: &dyn fmt::Display) -> Self {
+        let text = format!("{asked}\n   answered {}: {why}", outcome.status().as_u16());
+        Self { text, listener: None, outcome: Some(outcome), winner: None }
     }
 
     /// The listener that owns the request, where a connection was given.
@@ -151,16 +170,21 @@ impl Winner {
         weighty.next().is_none().then_some(&*only.name)
     }
 
-    fn describe(&mut self, rule: &config::Rule, config: &config::Config) {
+    fn describe(&mut self, rule: &config::Rule) {
         let does = Does(rule);
         self.policies = does.policies();
         for (backend, words) in self.backends.iter_mut().zip(does.backends()) {
             backend.filters = words.filters();
-            let upstream = config.upstreams.iter().find(|upstream| *upstream.name == *backend.name);
-            backend.upstream = upstream.filter(|_| !backend.local).map(|upstream| Stands(upstream).to_string());
         }
         if rule.backends.is_empty() && !does.redirects() && self.invalid.is_none() {
             self.invalid = Some("it has no backend".into());
+        }
+    }
+
+    fn describe_upstreams(&mut self, config: &config::Config) {
+        for backend in self.backends.iter_mut().filter(|backend| !backend.local) {
+            let upstream = config.upstreams.iter().find(|upstream| *upstream.name == *backend.name);
+            backend.upstream = upstream.map(|upstream| Stands(upstream).to_string());
         }
     }
 }

@@ -254,6 +254,8 @@ impl Gateway {
     /// is told which listener owns it, and whether it is misdirected or its connection closed. Without one, every route that
     /// is there counts.
     ///
+    /// Calls of this process are explained by their client: [`MeshClient::explain`].
+    ///
     /// # Errors
     /// When the request's path has no normal form: it would be answered 400.
     pub fn explain<B>(&self, request: &Request<B>) -> Result<Explanation, InvalidPath> {

@@ -32,7 +32,7 @@ use tower::ServiceBuilder;
 use tower_service::Service;
 
 use self::services::Called;
-use super::{Shared, compile::Snapshot, rule::Sending};
+use super::{Explanation, Shared, compile::Snapshot, rule::Sending};
 use crate::{
     Body, BoxError, Error, Outcome,
     balance::{Affinity, Tried},
@@ -40,7 +40,7 @@ use crate::{
     exchange::Exchange,
     proxy::{Refusal, admit},
     respond::{Dialect, Respond},
-    route::path::normalize_uri,
+    route::path::{InvalidPath, normalize_uri},
     split::{CohortLayer, WithCohort},
     telemetry::Telemetry,
     timeout::{self, Deadline, GRPC_TIMEOUT, format_grpc_timeout, grpc_timeout},
@@ -175,38 +175,137 @@ impl MeshClient {
             snapshot.services.table(&called, &self.calls.namespace, &self.calls.domain).is_ok()
         })
     }
+
+    /// Where a call would go, and why the other rules lost, as [`Gateway::explain`](super::Gateway::explain) tells it of
+    /// requests that come in. Nothing is sent.
+    ///
+    /// A call that no rule wins has an [`outcome`](Explanation::outcome), and why is in the text: it has no service or port
+    /// of the configuration, or is not a call at all. There is no listener.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use portcullis::{
+    ///     Outcome,
+    ///     config::{BackendRef, Config, Endpoints, Match, MeshParent, Route, Rule, Service, ServicePort, Upstream},
+    ///     gateway::Gateway,
+    /// };
+    ///
+    /// let config = Config {
+    ///     services: vec![Service {
+    ///         name: "shop/cart".into(),
+    ///         ports: vec![ServicePort { port: 80, backend: BackendRef::new("cart") }],
+    ///     }],
+    ///     routes: vec![Route {
+    ///         services: vec![MeshParent {
+    ///             service: "shop/cart".into(),
+    ///             consumers: Some("web".into()),
+    ///             ..MeshParent::default()
+    ///         }],
+    ///         rules: vec![Rule {
+    ///             matches: vec![Match::prefix("/items")],
+    ///             backends: vec![BackendRef::new("cart-next")],
+    ///             ..Rule::default()
+    ///         }],
+    ///         ..Route::named("web/cart")
+    ///     }],
+    ///     upstreams: ["cart", "cart-next"].map(|name| Upstream::new(name, Endpoints::Static(Vec::new()))).into(),
+    ///     ..Config::default()
+    /// };
+    /// let gateway = Gateway::builder(config).build()?;
+    /// let call = |uri: &str| Request::get(uri).body(());
+    ///
+    /// let web = gateway.client("web").explain(&call("http://cart.shop/items/1")?)?;
+    /// assert_eq!(web.winner().unwrap().route.as_ref(), "web/cart");
+    /// assert_eq!(web.winner().unwrap().backend(), Some("cart-next"));
+    /// // Nobody else's calls have a route: they go to the service itself.
+    /// let billing = gateway.client("billing").explain(&call("http://cart.shop/items/1")?)?;
+    /// assert_eq!(billing.winner().unwrap().backend(), Some("cart"));
+    ///
+    /// let lost = gateway.client("web").explain(&call("http://card.shop/")?)?;
+    /// assert_eq!(lost.outcome(), Some(Outcome::NoRoute));
+    /// assert!(lost.to_string().ends_with("answered 404: there is no service `shop/card` in the configuration"));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the call's path has no normal form: it would be answered 400.
+    pub fn explain<B>(&self, request: &Request<B>) -> Result<Explanation, InvalidPath> {
+        let mut plain = Request::new(());
+        *plain.method_mut() = request.method().clone();
+        *plain.uri_mut() = request.uri().clone();
+        *plain.version_mut() = request.version();
+        *plain.headers_mut() = request.headers().clone();
+        self.calls.explain(plain.into_parts().0)
+    }
 }
 
-impl Calls {
-    fn send(&self, mut parts: Parts, body: Body) -> Result<Sending, Error> {
+/// Whom an admitted call is for, as it was written.
+struct Addressed {
+    authority: Option<Authority>,
+    default_port: u16,
+}
+
+impl Addressed {
+    /// Admits a call, and leaves of its URI what goes out.
+    fn admit(parts: &mut Parts) -> Result<Self, Refusal> {
         let uri = mem::take(&mut parts.uri).into_parts();
         if let Some(scheme) = &uri.scheme
             && *scheme != Scheme::HTTP
             && *scheme != Scheme::HTTPS
         {
-            return Err(Refusal::InvalidTarget.into());
+            return Err(Refusal::InvalidTarget);
         }
         parts.uri = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
         if let Some(authority) = &uri.authority
             && !parts.headers.contains_key(HOST)
         {
-            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Error::from(Refusal::InvalidHost))?;
+            let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::InvalidHost)?;
             parts.headers.insert(HOST, host);
         }
         if uri.scheme == Some(Scheme::HTTPS) {
             parts.extensions.insert(CalledOverTls);
         }
-        admit(&mut parts)?;
+        admit(parts)?;
+        Ok(Self { authority: uri.authority, default_port: default_port(uri.scheme.as_ref()) })
+    }
+
+    fn called<'a>(&'a self, headers: &'a HeaderMap) -> Called<'a> {
+        let authority = self.authority.as_ref().map(Authority::as_str).or_else(|| written(headers));
+        Called::of(authority.unwrap_or_default(), self.default_port)
+    }
+}
+
+impl Calls {
+    fn send(&self, mut parts: Parts, body: Body) -> Result<Sending, Error> {
+        let addressed = Addressed::admit(&mut parts)?;
         normalize_uri(&mut parts.uri).map_err(|invalid| Error::new(invalid.outcome()).with_source(invalid))?;
 
         let no_route = || Error::new(Outcome::NoRoute);
         let snapshot = self.snapshot.load();
-        let authority = uri.authority.as_ref().map(Authority::as_str).or_else(|| written(&parts.headers));
-        let called = Called::of(authority.unwrap_or_default(), default_port(uri.scheme.as_ref()));
+        let called = addressed.called(&parts.headers);
         let table = snapshot.services.table(&called, &self.namespace, &self.domain);
         let table = table.map_err(|unknown| no_route().with_source(unknown))?;
         let found = table.lookup_parts(&parts.method, &parts.uri, &parts.headers).ok_or_else(no_route)?;
         found.target().call(parts, body, found)
+    }
+
+    fn explain(&self, mut parts: Parts) -> Result<Explanation, InvalidPath> {
+        let asked = format!("{} {}", parts.method, parts.uri);
+        let addressed = match Addressed::admit(&mut parts) {
+            Ok(addressed) => addressed,
+            Err(refusal) => return Ok(Explanation::refused(&asked, Error::from(refusal).outcome(), &refusal)),
+        };
+        normalize_uri(&mut parts.uri)?;
+        let request = Request::from_parts(parts, ());
+        let called = addressed.called(request.headers());
+        let snapshot = self.snapshot.load();
+        Ok(match snapshot.services.table(&called, &self.namespace, &self.domain) {
+            Ok(table) => {
+                let text = format!("call of {called} from namespace `{}`\n", self.namespace);
+                Explanation::by(&snapshot, table, &request, text, None)
+            }
+            Err(unknown) => Explanation::refused(&asked, Outcome::NoRoute, &unknown),
+        })
     }
 }
 

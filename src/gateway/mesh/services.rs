@@ -125,10 +125,17 @@ impl Services {
 
     /// The rules for calls that callers of `namespace` make, or why there are none.
     pub(super) fn table(&self, called: &Called<'_>, namespace: &str, domain: &str) -> Result<&Arc<Table>, Unknown> {
-        let frontend = called.service(namespace, domain).and_then(|(namespace, name)| self.0.get(namespace)?.get(name));
-        let frontend = frontend.ok_or(Unknown::Service)?;
-        let governed = called.port.and_then(|port| frontend.at(port)).ok_or(Unknown::Port)?;
-        governed.consumers.get(namespace).or(governed.everyone.as_ref()).ok_or(Unknown::Port)
+        let Some((of, name)) = called.service(namespace, domain) else {
+            return Err(Unknown::Host(called.host.to_string()));
+        };
+        let frontend = self.0.get(of).and_then(|services| services.get(name));
+        let frontend = frontend.ok_or_else(|| Unknown::Service(format!("{of}/{name}")))?;
+        let no_port = || match called.port {
+            Some(port) => Unknown::Port(format!("{of}/{name}"), port),
+            None => Unknown::NoPort,
+        };
+        let governed = called.port.and_then(|port| frontend.at(port)).ok_or_else(no_port)?;
+        governed.consumers.get(namespace).or(governed.everyone.as_ref()).ok_or_else(no_port)
     }
 }
 
@@ -138,12 +145,16 @@ pub(in crate::gateway) fn name_alone(service: &config::Service, port: &config::S
 }
 
 /// Why a call has no rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unknown {
-    #[error("it is for no service of the configuration")]
-    Service,
-    #[error("it is for a port that the service does not have")]
-    Port,
+    #[error("`{0}` is not a service's name: write `service.namespace`")]
+    Host(String),
+    #[error("there is no service `{0}` in the configuration")]
+    Service(String),
+    #[error("service `{0}` has no port {1} that this caller's calls could be for")]
+    Port(String, u16),
+    #[error("the port is not a number from 0 to 65535")]
+    NoPort,
 }
 
 impl Frontend {
@@ -218,6 +229,13 @@ impl<'a> Called<'a> {
         let in_domain = rest.strip_suffix(domain).and_then(|rest| rest.strip_suffix(".svc."));
         let namespace = in_domain.or_else(|| rest.strip_suffix(".svc")).unwrap_or(rest);
         Some((namespace, name)).filter(|_| !namespace.contains('.'))
+    }
+}
+
+impl fmt::Display for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        self.port.iter().try_for_each(|port| write!(f, ":{port}"))
     }
 }
 

@@ -150,6 +150,47 @@ async fn the_routes_of_a_service_govern_the_calls_to_it_and_no_others() {
     assert_eq!(send(client, get("http://black.tea.svc.example.org/green")).await.2, "green");
 }
 
+#[test]
+fn a_call_is_explained_as_it_would_be_sent() {
+    let config = Config {
+        services: vec![service("tea/black", [80, 81])],
+        routes: vec![
+            route("producer", "tea/black", Some(80), None, vec![rule("/green", "tea/green:80")]),
+            route("consumer", "tea/black", Some(80), Some("web"), vec![rule("/", "tea/black:80")]),
+        ],
+        ..Config::default()
+    };
+    let (gateway, black, green) = gateway(config);
+    for (namespace, uri, won) in [
+        ("tea", "http://black/green", Some(("producer", "tea/green:80"))),
+        ("tea", "http://black/a/../green", Some(("producer", "tea/green:80"))),
+        ("web", "http://black.tea/green", Some(("consumer", "tea/black:80"))),
+        ("tea", "http://black:81/green", Some(("tea/black:81", "tea/black:81"))),
+        ("tea", "http://black/other", None),
+    ] {
+        let explanation = gateway.client(namespace).explain(&get(uri)).unwrap();
+        let winner = explanation.winner().map(|winner| (&*winner.route, winner.backend().unwrap()));
+        assert_eq!(winner, won, "{explanation}");
+        assert_eq!(explanation.outcome(), won.is_none().then_some(Outcome::NoRoute), "{explanation}");
+        assert_eq!(explanation.listener(), None);
+        let first = format!(" from namespace `{namespace}`");
+        assert!(explanation.to_string().lines().next().unwrap().ends_with(&first), "{explanation}");
+    }
+    for (uri, outcome, why) in [
+        ("http://white/", Outcome::NoRoute, "there is no service `tea/white` in the configuration"),
+        ("http://black:82/", Outcome::NoRoute, "service `tea/black` has no port 82"),
+        ("http://10.0.0.1/", Outcome::NoRoute, "`10.0.0.1` is not a service's name"),
+        ("ftp://black/green", Outcome::BadRequest, "400: "),
+        ("/green", Outcome::BadRequest, "400: "),
+    ] {
+        let explanation = gateway.client("tea").explain(&get(uri)).unwrap();
+        assert_eq!(explanation.outcome(), Some(outcome), "{explanation}");
+        assert!(explanation.winner().is_none() && explanation.to_string().contains(why), "{explanation}");
+    }
+    assert!(gateway.client("tea").explain(&get("http://black/%zz")).is_err());
+    assert_eq!((black.count(), green.count()), (0, 0), "nothing is sent");
+}
+
 #[tokio::test]
 async fn a_consumers_routes_replace_the_producers_for_it_alone_port_by_port() {
     let config = Config {
