@@ -22,7 +22,7 @@ use super::{Loaded, Watcher, watch::blocking};
 /// let loaded = source.load()?;
 /// let watcher = source.watch(&loaded.files).on_hangup()?;
 /// swap(loaded.config);
-/// reload(watcher, |loaded| {
+/// reload(watcher, move |loaded| {
 ///     swap(loaded.config);
 ///     Ok::<_, Infallible>(())
 /// })
