@@ -55,6 +55,13 @@ impl PeerIdentity {
         Self { spiffe_id, uris, dns_names, certificate: None }
     }
 
+    /// The same peer, where its DNS names are not believed.
+    #[cfg(feature = "tls")]
+    pub(crate) fn without_dns_names(mut self) -> Self {
+        self.dns_names = Box::default();
+        self
+    }
+
     /// The same peer with its certificate.
     #[cfg(feature = "tls")]
     pub(crate) fn with_certificate(mut self, der: Bytes, sha256: Option<[u8; 32]>) -> Self {

@@ -232,11 +232,14 @@ impl ServerTls {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
         let mut info = info(connection, &built.config);
-        if let Some((end_entity, intermediates)) = connection.peer_certificates().and_then(<[_]>::split_first)
-            && !built.verifier.vouches_for(end_entity, intermediates)
-        {
-            info.peer_certificates.clear();
-            info.peer_identity = None;
+        if let Some((end_entity, intermediates)) = connection.peer_certificates().and_then(<[_]>::split_first) {
+            if !built.verifier.vouches_for(end_entity, intermediates) {
+                info.peer_certificates.clear();
+                info.peer_identity = None;
+            } else if !built.verifier.believes_dns_names(end_entity) {
+                let peer = info.peer_identity.map(Arc::unwrap_or_clone);
+                info.peer_identity = peer.map(|peer| Arc::new(peer.without_dns_names()));
+            }
         }
         Ok((stream, info))
     }

@@ -34,6 +34,8 @@ use crate::{BoxError, identity::TrustDomain};
 /// 4. Roots [by trust domain](Self::by_domain) are trusted for the SPIFFE IDs of their own domain only: a certificate is
 ///    verified against the roots, and the revocation lists, of the domain that its only URI is in. One without a SPIFFE ID,
 ///    or of a domain that is not listed, is refused, whatever name is expected of it.
+/// 5. DNS names and IP addresses in a certificate of such a domain say nothing, unless its bundle
+///    [vouches for them](TrustBundle::dns_names): a server that is expected by name is refused, and a client has none.
 ///
 /// # Caveats
 /// * Roots given without a trust domain are trusted for all names. With SPIFFE federation, give them by domain.
@@ -66,19 +68,29 @@ pub struct TrustBundle<'a> {
     pub roots: &'a [u8],
     /// Their revocation lists, in PEM or DER. Default none.
     pub crls: &'a [u8],
+    /// Whether they are believed about DNS names and IP addresses too. Default no.
+    pub dns_names: bool,
 }
 
 impl<'a> TrustBundle<'a> {
     /// These authorities, without revocation lists.
     #[must_use]
     pub fn new(domain: &'a TrustDomain, roots: &'a [u8]) -> Self {
-        Self { domain, roots, crls: b"" }
+        Self { domain, roots, crls: b"", dns_names: false }
     }
 
     /// Revocation lists too.
     #[must_use]
     pub fn crls(mut self, crls: &'a [u8]) -> Self {
         self.crls = crls;
+        self
+    }
+
+    /// Believes them about DNS names and IP addresses too, beside the SPIFFE ID that a certificate must have. For one's own
+    /// domain: SPIFFE says nothing of who may issue a name, so that any other could issue ours.
+    #[must_use]
+    pub fn dns_names(mut self) -> Self {
+        self.dns_names = true;
         self
     }
 }
@@ -100,6 +112,15 @@ enum Scope {
 struct Authorities {
     roots: Arc<RootCertStore>,
     crls: Vec<CertRevocationList<'static>>,
+    /// Whether they are believed about other names than SPIFFE IDs.
+    dns_names: bool,
+}
+
+/// A certificate whose chain is good.
+pub(super) struct Verified<'a> {
+    pub(super) certificate: EndEntityCert<'a>,
+    /// Whether its issuer is believed about other names than SPIFFE IDs.
+    pub(super) dns_names: bool,
 }
 
 /// In memory there is no path to name.
@@ -133,7 +154,8 @@ impl Trust {
         Ok(Anchors::system(b"")?.into())
     }
 
-    /// Federation: each trust domain's authorities, trusted for the SPIFFE IDs of that domain and for nothing else.
+    /// Federation: each trust domain's authorities, trusted for the SPIFFE IDs of that domain and, unless a bundle
+    /// [says otherwise](TrustBundle::dns_names), for nothing else.
     ///
     /// # Errors
     /// When one of them cannot be used, a bundle has no authority, or a domain is there twice: a bundle that a partner sent
@@ -234,9 +256,10 @@ impl Anchors {
 
     pub(super) fn by_domain<'a>(bundles: impl IntoIterator<Item = TrustBundle<'a>>) -> Result<Self, CertificateError> {
         let mut domains = BTreeMap::new();
-        for TrustBundle { domain, roots, crls } in bundles {
+        for TrustBundle { domain, roots, crls, dns_names } in bundles {
             let origin = |what: &str| format!("{what} of {domain}");
             let authorities = Authorities::new(&origin(ROOTS), roots, &origin(CRLS), crls)?;
+            let authorities = Authorities { dns_names, ..authorities };
             if domains.insert(domain.as_str().into(), authorities).is_some() {
                 return Err(CertificateError::TrustDomainTwice { domain: domain.clone() });
             }
@@ -262,7 +285,11 @@ impl Anchors {
     }
 
     pub(super) fn system(crls: &[u8]) -> Result<Self, CertificateError> {
-        Self::of(Scope::Anyone(Authorities { roots: system_roots()?, crls: revocation_lists(CRLS, crls)? }))
+        Self::of(Scope::Anyone(Authorities {
+            roots: system_roots()?,
+            crls: revocation_lists(CRLS, crls)?,
+            dns_names: true,
+        }))
     }
 
     fn authorities(&self) -> impl Iterator<Item = &Authorities> {
@@ -285,7 +312,7 @@ impl Anchors {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         usage: KeyUsage,
-    ) -> Result<EndEntityCert<'a>, rustls::Error> {
+    ) -> Result<Verified<'a>, rustls::Error> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(refusal)?;
         let authorities = self.for_names_in(&certificate)?;
         let lists: Vec<_> = authorities.crls.iter().collect();
@@ -305,7 +332,13 @@ impl Anchors {
                 None,
             )
             .map_err(refusal)?;
-        Ok(certificate)
+        Ok(Verified { certificate, dns_names: authorities.dns_names })
+    }
+
+    /// Whether the issuer of a certificate that was verified is believed about other names than SPIFFE IDs.
+    pub(super) fn believes_dns_names(&self, end_entity: &CertificateDer<'_>) -> bool {
+        let certificate = EndEntityCert::try_from(end_entity);
+        certificate.is_ok_and(|certificate| self.for_names_in(&certificate).is_ok_and(|issuer| issuer.dns_names))
     }
 
     /// Who may have signed it. Read before anything is verified: the name says whom to verify it by, and no more.
@@ -336,7 +369,7 @@ impl Authorities {
         if store.is_empty() {
             return Err(CertificateError::NoRoots { origin: roots_origin.to_owned() });
         }
-        Ok(Self { roots: store.into(), crls: revocation_lists(crls_origin, crls)? })
+        Ok(Self { roots: store.into(), crls: revocation_lists(crls_origin, crls)?, dns_names: true })
     }
 }
 

@@ -10,12 +10,12 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::KeyUsage;
 
 use super::{
     peer,
     refused::WrongIdentity,
-    trust::{Anchors, refusal},
+    trust::{Anchors, Verified, refusal},
 };
 use crate::{
     config::SubjectName,
@@ -45,17 +45,27 @@ impl Expected {
             Self::SpiffeId(id) => (peer.spiffe_id() == Some(id), id),
             Self::TrustDomain(domain) => (peer.spiffe_id().is_some_and(|id| domain.has(id)), domain),
         };
-        if fits {
-            return Ok(());
-        }
-        let why = WrongIdentity { expected: expected.to_string(), presented: peer.to_string() };
-        Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+        if fits { Ok(()) } else { Err(wrong(expected.to_string(), peer)) }
     }
 }
 
+fn wrong(expected: String, presented: &PeerIdentity) -> Error {
+    let why = WrongIdentity { expected, presented: presented.to_string() };
+    CertificateError::Other(OtherError(Arc::new(why))).into()
+}
+
+/// That a certificate has the name that the server is called by.
+fn check_name(name: &ServerName<'_>, verified: &Verified<'_>) -> Result<(), Error> {
+    if verified.dns_names {
+        return verified.certificate.verify_is_valid_for_subject_name(name).map_err(refusal);
+    }
+    let names = peer::names(&verified.certificate);
+    Err(wrong(format!("{} by an authority that is believed about such names", name.to_str()), &names))
+}
+
 /// That a certificate has one of these names.
-fn check_names(names: &[SubjectName], certificate: &EndEntityCert<'_>) -> Result<(), Error> {
-    if names.iter().any(|name| has_name(name, certificate)) {
+fn check_names(names: &[SubjectName], verified: &Verified<'_>) -> Result<(), Error> {
+    if names.iter().any(|name| has_name(name, verified)) {
         return Ok(());
     }
     let expected: Vec<_> = names
@@ -65,14 +75,15 @@ fn check_names(names: &[SubjectName], certificate: &EndEntityCert<'_>) -> Result
             SubjectName::Uri(uri) => uri.as_str(),
         })
         .collect();
-    let why = WrongIdentity { expected: expected.join(" or "), presented: peer::names(certificate).to_string() };
-    Err(CertificateError::Other(OtherError(Arc::new(why))).into())
+    Err(wrong(expected.join(" or "), &peer::names(&verified.certificate)))
 }
 
 /// URIs are compared byte by byte. A DNS name's wildcard, in the certificate or in what is expected, stands for one label.
-fn has_name(name: &SubjectName, certificate: &EndEntityCert<'_>) -> bool {
+fn has_name(name: &SubjectName, verified: &Verified<'_>) -> bool {
+    let certificate = &verified.certificate;
     match name {
         SubjectName::Uri(uri) => certificate.valid_uri_names().any(|found| found == uri),
+        SubjectName::Dns(_) if !verified.dns_names => false,
         SubjectName::Dns(name) => match name.strip_prefix("*.") {
             None => ServerName::try_from(name.as_str())
                 .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok()),
@@ -101,11 +112,11 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let certificate = self.anchors.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        let verified = self.anchors.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
         match &self.expected {
-            Expected::Name => certificate.verify_is_valid_for_subject_name(server_name).map_err(refusal)?,
-            Expected::AnyOf(names) => check_names(names, &certificate)?,
-            expected => expected.check(&peer::names(&certificate))?,
+            Expected::Name => check_name(server_name, &verified)?,
+            Expected::AnyOf(names) => check_names(names, &verified)?,
+            expected => expected.check(&peer::names(&verified.certificate))?,
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -163,6 +174,11 @@ impl ClientVerifier {
     pub(super) fn vouches_for(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> bool {
         let verify = || self.anchors.verify(end_entity, intermediates, UnixTime::now(), KeyUsage::client_auth());
         self.asks != Asks::Unverified || verify().is_ok()
+    }
+
+    /// Whether the DNS names in a certificate that it vouches for are the client's.
+    pub(super) fn believes_dns_names(&self, end_entity: &CertificateDer<'_>) -> bool {
+        self.anchors.believes_dns_names(end_entity)
     }
 }
 

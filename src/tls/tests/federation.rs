@@ -20,7 +20,7 @@ fn meshes() -> Meshes {
     let (ours, theirs) = (ca(), ca());
     let (mesh, partner) = (domain("mesh.example"), domain("partner.example"));
     let trust = Trust::by_domain([
-        TrustBundle::new(&mesh, ours.pem.as_bytes()),
+        TrustBundle::new(&mesh, ours.pem.as_bytes()).dns_names(),
         TrustBundle::new(&partner, theirs.pem.as_bytes()),
     ]);
     Meshes { ours, theirs, trust: trust.unwrap() }
@@ -115,6 +115,32 @@ async fn who_has_no_id_or_one_of_an_unknown_domain_is_refused_whatever_is_expect
     // With the ID, the name does as ever.
     let named = meshes.identity(&meshes.ours, &[PAY, "mesh.example"]);
     shake(&open(named), &meshes.client(&UpstreamTls::default())).await.1.unwrap();
+}
+
+#[tokio::test]
+async fn a_foreign_authority_gives_nobody_a_dns_name_of_ours() {
+    let meshes = meshes();
+    // Under an ID of its own, with which it is welcome.
+    let till = meshes.identity(&meshes.theirs, &[PARTNER, "mesh.example"]);
+    for expected in [
+        UpstreamTls::default(),
+        UpstreamTls { subject_names: vec![SubjectName::Dns("mesh.example".to_owned())], ..UpstreamTls::default() },
+        UpstreamTls { subject_names: vec![SubjectName::Dns("*.example".to_owned())], ..UpstreamTls::default() },
+    ] {
+        let error = shake(&open(till.clone()), &meshes.client(&expected)).await.1.unwrap_err();
+        assert_eq!(refused(&error).reason(), RefusedReason::WrongName, "{expected:?}");
+        let ours = meshes.identity(&meshes.ours, &[PAY, "mesh.example"]);
+        shake(&open(ours), &meshes.client(&expected)).await.1.unwrap();
+    }
+    shake(&open(till.clone()), &meshes.client(&expecting(PARTNER))).await.1.unwrap();
+
+    let server = mutual(&meshes.identity(&meshes.ours, &[PAY]));
+    let cart = meshes.identity(&meshes.ours, &[CART, "mesh.example"]);
+    for (client, id, names) in [(&till, PARTNER, &[][..]), (&cart, CART, &["mesh.example"])] {
+        let peer = shake(&server, &self::client(client, PAY)).await.0.unwrap().peer_identity.unwrap();
+        assert_eq!(peer.spiffe_id().unwrap().as_str(), id);
+        assert_eq!(peer.dns_names().collect::<Vec<_>>(), names);
+    }
 }
 
 #[tokio::test]

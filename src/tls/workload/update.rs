@@ -75,7 +75,7 @@ impl Update {
                 foreign.push((domain, bundle));
             }
         }
-        let own = own.iter().map(|(domain, bundle)| TrustBundle::new(domain, bundle).crls(&crls));
+        let own = own.iter().map(|(domain, bundle)| TrustBundle::new(domain, bundle).crls(&crls).dns_names());
         let foreign = foreign.iter().map(|(domain, bundle)| TrustBundle::new(domain, bundle));
         // Refuses a domain that is there twice, ours among the federated ones first of all.
         let anchors = Anchors::by_domain(own.chain(foreign))?;
