@@ -35,6 +35,15 @@ pub(super) trait Learn {
     fn learn(&self, began: Instant, now: Instant, verdict: Verdict);
 }
 
+/// How long a call holds its permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// To the response's head.
+    ToHead,
+    /// To the end of the response's body.
+    ToEnd,
+}
+
 /// One call that is learned from once, also when it is dropped.
 pub(super) struct Sample<L: Learn> {
     learner: Arc<L>,
@@ -56,14 +65,15 @@ pub(super) enum Measured<F, L: Learn> {
         future: F,
         // In a drop the sample goes first, so that the request that takes the permit meets what was learned.
         held: Option<(Sample<L>, Permit)>,
+        how_long: Held,
     },
     Refused(Outcome, Dialect),
 }
 
 impl<F, L: Learn> Measured<F, L> {
-    pub(super) fn called(future: F, permit: Permit, learner: Arc<L>, began: Instant) -> Self {
+    pub(super) fn called(future: F, permit: Permit, how_long: Held, learner: Arc<L>, began: Instant) -> Self {
         let sample = Sample { learner, began, verdict: Verdict::Cancelled };
-        Self::Called { future, held: Some((sample, permit)) }
+        Self::Called { future, held: Some((sample, permit)), how_long }
     }
 }
 
@@ -78,7 +88,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project() {
-            Project::Called { future, held } => {
+            Project::Called { future, held, how_long } => {
                 let answer = ready!(future.poll(cx));
                 let Some((mut sample, permit)) = held.take() else {
                     return Poll::Ready(answer.map(|response| response.map(Body::new)));
@@ -86,7 +96,14 @@ where
                 let failed = answer.as_ref().map_or(true, |response| balance::is_failure(response.status()));
                 sample.verdict = if failed { Verdict::Failure } else { Verdict::Success };
                 drop(sample);
-                answer.map(|response| permit.hold(response.map(Body::new)))
+                let response = answer?.map(Body::new);
+                match how_long {
+                    Held::ToHead => {
+                        drop(permit);
+                        Ok(response)
+                    }
+                    Held::ToEnd => Ok(permit.hold(response)),
+                }
             }
             Project::Refused(outcome, dialect) => Ok(refusal(*outcome, *dialect)),
         })

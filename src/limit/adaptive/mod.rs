@@ -1,7 +1,8 @@
 //! At most so many requests in flight as the service behind bears, learned from its latencies.
 //!
-//! 1. A request is in flight from the call to the end of its response's body, its failure, or its drop. At the limit it is
-//!    refused at once with [`Overloaded`](crate::Outcome::Overloaded) (503, gRPC `UNAVAILABLE`): a queue would hide the
+//! 1. A request is in flight from the call to its response's head, its failure, or its drop: as long as its latency, for it is
+//!    by the two together that a limit is found. So a stream that stays open takes nobody's place, and cannot keep the limit
+//!    from being learned. At the limit a request is refused at once with [`Overloaded`](crate::Outcome::Overloaded) (503, gRPC `UNAVAILABLE`): a queue would hide the
 //!    latency that is learned from.
 //! 2. The latency is the time from the call to the response's head, so that a client that reads slowly does not look like a
 //!    slow service. A failure is an error, or a status for which [`is_failure`](crate::balance::is_failure) holds.
@@ -20,6 +21,7 @@
 //! - While [`Gradient`] learns the ideal latency only [`Gradient::min_limit`] requests are let in, also right after the
 //!   start, and what comes beyond is refused. Where callers do not try again, know the latency
 //!   ([`Gradient::fixed_min_rtt`]) or use [`Aimd`].
+//! - What bodies cost is not limited: see [`concurrency`](super::concurrency), whose permits are held to their end.
 //! - A service that answers its failures fast and its successes never is one for a circuit breaker.
 //!
 //! # Example
@@ -33,15 +35,15 @@
 //! use tower::{ServiceBuilder, ServiceExt};
 //!
 //! let layer = AdaptiveLayer::aimd(Aimd { latency: Duration::from_millis(250), initial_limit: 10, ..Aimd::default() });
-//! let limit = layer.handle();
-//! let service = ServiceBuilder::new()
-//!     .layer(layer)
-//!     .service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("hello"))));
+//! let (limit, seen) = (layer.handle(), layer.handle());
+//! let service = ServiceBuilder::new().layer(layer).service_fn(move |_: Request<Body>| {
+//!     assert_eq!(limit.in_flight(), 1);
+//!     async { Ok::<_, Infallible>(Response::new(Body::from("hello"))) }
+//! });
 //!
 //! let response = service.oneshot(Request::new(Body::empty())).await.unwrap();
-//! assert_eq!((limit.in_flight(), limit.limit()), (1, 10));
+//! assert_eq!((seen.in_flight(), seen.limit()), (0, 10));
 //! drop(response);
-//! assert_eq!(limit.in_flight(), 0);
 //! # });
 //! ```
 

@@ -10,7 +10,11 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{ResponseFuture, policy::Governed};
-use crate::{Body, BoxError, Outcome, limit::measured::Measured, respond::Dialect};
+use crate::{
+    Body, BoxError, Outcome,
+    limit::measured::{Held, Measured},
+    respond::Dialect,
+};
 
 /// The service of an [`AdaptiveLayer`](super::AdaptiveLayer): as ready as the inner one, whose errors pass untouched.
 #[derive(Debug, Clone)]
@@ -37,7 +41,7 @@ where
         ResponseFuture(match self.governed.permits.try_acquire() {
             Some(permit) => {
                 let began = Instant::now();
-                Measured::called(self.inner.call(request), permit, Arc::clone(&self.governed), began)
+                Measured::called(self.inner.call(request), permit, Held::ToHead, Arc::clone(&self.governed), began)
             }
             None => Measured::Refused(Outcome::Overloaded, Dialect::of(request.headers())),
         })

@@ -244,7 +244,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_layer_learns_to_the_head_and_holds_to_the_end_of_the_body() {
+async fn the_layer_learns_to_the_head_and_holds_no_longer() {
     let layer = AdaptiveLayer::aimd(Aimd { initial_limit: 4, min_limit: 1, latency: SECOND, ..Aimd::default() });
     let handle = layer.handle();
     let slow = layer.layer(service_fn(|request: Request<u32>| async move {
@@ -253,7 +253,11 @@ async fn the_layer_learns_to_the_head_and_holds_to_the_end_of_the_body() {
         Ok::<_, Infallible>(Response::builder().status(status).body(Body::from("hello")).unwrap())
     }));
     let call = |millis| slow.clone().oneshot(Request::new(millis));
-    let response = call(900).await.unwrap();
+    let mut called = task::spawn(call(900));
+    assert_pending!(called.poll());
+    assert_eq!(handle.in_flight(), 1);
+    let response = called.await.unwrap();
+    assert_eq!(handle.in_flight(), 0);
     advance(10 * SECOND).await;
     // Reading slowly is not the service's slowness.
     drop(response);
@@ -277,6 +281,29 @@ async fn the_layer_learns_to_the_head_and_holds_to_the_end_of_the_body() {
     assert_eq!(refused.extensions().get(), Some(&Outcome::Overloaded));
     drop(held);
     assert_eq!(handle.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_stay_open_do_not_keep_a_limit_from_being_learned() {
+    for layer in [
+        AdaptiveLayer::gradient(Gradient::default()),
+        AdaptiveLayer::aimd(Aimd { initial_limit: 3, ..Aimd::default() }),
+    ] {
+        let handle = layer.handle();
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            sleep(10 * MS).await;
+            Ok::<_, Infallible>(Response::new(Body::from("an event")))
+        }));
+        let call = || service.clone().oneshot(Request::new(()));
+        assert_eq!(handle.limit(), 3);
+        let open = futures_util::future::join_all([call(), call(), call()]).await;
+        for _ in 0..500 {
+            let (one, two) = tokio::join!(call(), call());
+            assert!([one, two].iter().all(|answer| answer.as_ref().unwrap().status() == StatusCode::OK));
+        }
+        assert!(handle.limit() > 3, "{layer:?}");
+        drop(open);
+    }
 }
 
 #[tokio::test]

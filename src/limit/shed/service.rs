@@ -14,7 +14,11 @@ use super::{
     ResponseFuture,
     layer::{Learned, Settings},
 };
-use crate::{Body, BoxError, limit::measured::Measured, respond::Dialect};
+use crate::{
+    Body, BoxError,
+    limit::measured::{Held, Measured},
+    respond::Dialect,
+};
 
 /// The service of a [`ShedLayer`](super::ShedLayer): as ready as the inner one, whose errors pass untouched.
 #[derive(Clone)]
@@ -44,7 +48,7 @@ where
         ResponseFuture(match self.settings.admit(&parts, &self.estimate, now) {
             Ok(permit) => {
                 let future = self.inner.call(Request::from_parts(parts, body));
-                Measured::called(future, permit, Arc::clone(&self.estimate), now)
+                Measured::called(future, permit, Held::ToEnd, Arc::clone(&self.estimate), now)
             }
             Err(outcome) => Measured::Refused(outcome, Dialect::of(&parts.headers)),
         })
