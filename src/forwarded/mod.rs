@@ -52,7 +52,7 @@
 mod chain;
 pub(crate) mod client_cert;
 mod layer;
-mod names;
+pub(crate) mod names;
 pub(crate) mod nominated;
 mod service;
 

@@ -83,6 +83,26 @@ pub(super) fn sanitize(headers: &mut HeaderMap, settings: &Settings, trusted: bo
     }
 }
 
+/// Removes what reads like one of `names` to a CGI, WSGI, PHP or Rack program, where `_` and `-` are the same, and is another
+/// field: for whoever says what such a field is, as the client must not say it beside.
+pub(crate) fn remove_look_alikes<'n>(headers: &mut HeaderMap, names: impl Iterator<Item = &'n HeaderName> + Clone) {
+    let has_underscore = |name: &HeaderName| name.as_str().contains('_');
+    if !headers.keys().any(has_underscore) && !names.clone().any(has_underscore) {
+        return;
+    }
+    let same = |(one, other): (u8, u8)| one == other || matches!((one, other), (b'_', b'-') | (b'-', b'_'));
+    let alike = |one: &HeaderName, other: &HeaderName| {
+        one != other
+            && one.as_str().len() == other.as_str().len()
+            && one.as_str().bytes().zip(other.as_str().bytes()).all(same)
+    };
+    let unwanted: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|key| names.clone().any(|name| alike(name, key))).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
 /// Whether a name with an underscore reads like a protected one or like another field of the request.
 fn collides(headers: &HeaderMap, settings: &Settings, name: &str) -> bool {
     let dashed = name.replace('_', "-");

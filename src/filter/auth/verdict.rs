@@ -7,7 +7,10 @@ use http::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::Body;
+use crate::{
+    Body,
+    forwarded::{names, nominated},
+};
 
 /// The answer to a question.
 #[derive(Debug)]
@@ -53,6 +56,12 @@ impl Changes {
     /// # Errors
     /// When the query would not be one.
     pub(super) fn make(&self, parts: &mut Parts) -> Result<(), InvalidUri> {
+        if !self.request.is_empty() {
+            // Else a client could have a field removed again by naming it in `Connection`, or put another beside it that
+            // reads the same.
+            nominated::settle(&mut parts.headers);
+            names::remove_look_alikes(&mut parts.headers, self.request.iter().map(Change::name));
+        }
         for change in &self.request {
             change.make(&mut parts.headers);
         }
@@ -79,6 +88,16 @@ impl Changes {
 }
 
 impl Change {
+    fn name(&self) -> &HeaderName {
+        match self {
+            Self::Remove(name)
+            | Self::Set(name, _)
+            | Self::Append(name, _)
+            | Self::AddIfAbsent(name, _)
+            | Self::SetIfPresent(name, _) => name,
+        }
+    }
+
     fn make(&self, headers: &mut HeaderMap) {
         match self {
             Self::Remove(name) => {
@@ -147,6 +166,29 @@ mod tests {
         assert_eq!(changed("/x?a=1&b=2", vec![set("a", "x&y=ü")]), "/x?b=2&a=x%26y%3D%C3%BC");
         assert_eq!(changed("http://a.example/x", vec![set("a", "1")]), "http://a.example/x?a=1");
         assert_eq!(changed("/x?a=1", vec![]), "/x?a=1");
+    }
+
+    #[test]
+    fn a_client_says_nothing_beside_the_service_nor_has_its_fields_removed() {
+        let mut parts = Request::get("/")
+            .header("x-user", "forged")
+            .header("X_User", "root")
+            .header("x-u_er", "root")
+            .header("x_other", "1")
+            .header("connection", "x-user, x-role")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
+        let (user, role) = (HeaderName::from_static("x-user"), HeaderName::from_static("x_role"));
+        let value = HeaderValue::from_static("ada");
+        parts.headers.insert("x-role", HeaderValue::from_static("admin"));
+        let request = vec![Change::Remove(user.clone()), Change::Append(user, value.clone()), Change::Set(role, value)];
+        Changes { request, ..Changes::default() }.make(&mut parts).unwrap();
+        let mut left: Vec<_> =
+            parts.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["x-u_er: root", "x-user: ada", "x_other: 1", "x_role: ada"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 
-use crate::{config::HeaderChanges, filter::InvalidFilter};
+use crate::{config::HeaderChanges, filter::InvalidFilter, forwarded::names};
 
 /// Changes that have been checked, each name once.
 #[derive(Debug, Default)]
@@ -26,6 +26,13 @@ impl Changes {
         let changes = Self { set: first_of_each(set), add: first_of_each(add), remove: remove.into() };
         let forbidden = changes.names().find(|name| is_connections(name)).cloned();
         forbidden.map_or(Ok(changes), |name| Err(InvalidFilter::ConnectionField { name }))
+    }
+
+    /// Applies them to a request, from which they also take what reads like a field that they set or remove.
+    pub(super) fn apply_to_request(&self, headers: &mut HeaderMap) {
+        let set = self.set.iter().map(|(name, _)| name);
+        names::remove_look_alikes(headers, set.chain(&self.remove));
+        self.apply(headers);
     }
 
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
@@ -115,6 +122,24 @@ mod tests {
             applied(changes, &before),
             ["x-add: a", "x-add: b,c", "x-none: d", "x-other: 1", "x-other: 2", "x-set: new", "x-unset: new"]
         );
+    }
+
+    #[test]
+    fn what_reads_like_a_field_that_is_set_or_removed_goes_from_requests() {
+        let changes = HeaderChanges {
+            set: fields(&[("x-user", "ada")]),
+            add: fields(&[("x-more", "1")]),
+            remove: vec!["x-role".parse().unwrap()],
+        };
+        let changes = Changes::request(changes).unwrap();
+        let before = fields(&[("x_user", "root"), ("x-role", "a"), ("x_role", "b"), ("x_more", "0"), ("x_other", "1")]);
+        let mut headers = HeaderMap::from_iter(before.clone());
+        changes.apply_to_request(&mut headers);
+        let left = fields(&[("x-user", "ada"), ("x-more", "1"), ("x_more", "0"), ("x_other", "1")]);
+        assert_eq!(headers, HeaderMap::from_iter(left));
+        let mut response = HeaderMap::from_iter(before);
+        changes.apply(&mut response);
+        assert!(response.contains_key("x_user") && response.contains_key("x_role"));
     }
 
     #[test]

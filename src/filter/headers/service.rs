@@ -34,7 +34,7 @@ where
             let headers = request.headers_mut();
             // Else a client could have a field removed again, by naming it in `Connection`.
             nominated::settle(headers);
-            changes.apply(headers);
+            changes.apply_to_request(headers);
         }
         ResponseFuture::new(self.inner.call(request), self.response.clone())
     }
