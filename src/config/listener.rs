@@ -146,6 +146,16 @@ pub struct MeshParent {
     pub consumers: Option<String>,
 }
 
+impl ListenerProtocol {
+    /// What is asked of clients' certificates, where TLS is ended.
+    pub(crate) fn client(&self) -> Option<&ClientValidation> {
+        match self {
+            Self::Https(ends) | Self::Tls(ends) => ends.client.as_ref(),
+            Self::Http | Self::TlsPassthrough | Self::Tcp => None,
+        }
+    }
+}
+
 impl Listener {
     /// An HTTP listener of this name on this port, for any host.
     #[must_use]

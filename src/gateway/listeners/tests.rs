@@ -240,3 +240,25 @@ fn a_table_is_made_once_however_many_listeners_lead_to_it() {
         assert!(Arc::ptr_eq(table, &listeners.mounted));
     }
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_listener_that_asks_clients_for_certificates_is_not_joined_with_one_that_does_not() {
+    use crate::config::{ClientValidation, ClientValidationMode, Termination};
+    let validation = |mode| Some(ClientValidation { roots: b"not looked at".as_slice().into(), crls: None, mode });
+    let https = |name: &str, client| {
+        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client });
+        Listener { protocol, ..listener(name, 443, "x.example") }
+    };
+    let routes = [route("open", &["open"], &["x.example"]), route("safe", &["safe"], &["x.example"])];
+    let listeners = [https("open", None), https("safe", validation(ClientValidationMode::Required))];
+    let connection = Some(over_tls("127.0.0.1:443", Some("x.example")));
+    let only_safe = config(listeners.clone(), routes[1..].to_vec(), Conflicts::Oldest);
+    assert_eq!(ask(&build(only_safe).unwrap(), connection.clone(), "x.example").await, "404");
+    let both = config(listeners, routes, Conflicts::Oldest);
+    assert_eq!(ask(&build(both).unwrap(), connection.clone(), "x.example").await, "open");
+    // Those that ask the same are one.
+    let twins = [https("open", None), https("safe", None)];
+    let only_safe = config(twins, [route("safe", &["safe"], &["x.example"])], Conflicts::Oldest);
+    assert_eq!(ask(&build(only_safe).unwrap(), connection, "x.example").await, "safe");
+}
