@@ -56,8 +56,11 @@ impl Scope<'_> {
         let list = list.collect::<Result<_, _>>()?;
         let choice = Choice::new(rule, self.route, self.rule, choice).map_err(|error| self.error("split", error))?;
         let backends = Arc::new(Backends { choice: Some(choice), list });
-        // Retries keep to what the request itself says too.
-        let deadline = limit(rule.timeouts.request).or_else(|| rule.retry.as_ref().map(|_| Duration::MAX));
+        // Retries and load shedding keep to what the request itself says too.
+        let sheds = |backend| Ok((self.find)(backend)?.shared.is_some_and(Shared::sheds));
+        let sheds = rule.backends.iter().map(sheds).collect::<Result<Vec<_>, BuildError>>()?.contains(&true);
+        let heeds = rule.retry.is_some() || sheds;
+        let deadline = limit(rule.timeouts.request).or_else(|| heeds.then_some(Duration::MAX));
         let way = match &rule.invalid {
             Some(why) => Way::Refused(why.as_str().into()),
             None if rule.filters.is_empty() && deadline.is_none() => Way::Direct,

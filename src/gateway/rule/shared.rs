@@ -85,6 +85,11 @@ impl Shared {
         self.stack.as_ref()
     }
 
+    /// Whether requests are refused by their deadlines.
+    pub(in crate::gateway) fn sheds(&self) -> bool {
+        self.shed.is_some()
+    }
+
     fn is_as(&self, other: &Self) -> bool {
         fn same<C: PartialEq, T>(one: Option<&Kept<C, T>>, other: Option<&Kept<C, T>>) -> bool {
             one.map(|kept| &kept.config) == other.map(|kept| &kept.config)

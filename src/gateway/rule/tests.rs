@@ -568,6 +568,11 @@ async fn load_is_shed_by_the_priority_of_rules_and_by_deadline_and_what_is_learn
     assert_eq!(answer(&gateway, within(50 * MS)).await, (504, Some(Outcome::DeadlineExceeded)));
     gateway.apply(config(2)).unwrap();
     assert_eq!(answer(&gateway, within(50 * MS)).await, (504, Some(Outcome::DeadlineExceeded)), "it is still slow");
+    let mut told = get("/pay");
+    told.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    told.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let response = tokio::time::timeout(Duration::from_secs(1), send(&gateway, told)).await.unwrap();
+    assert_eq!(response.extensions().get(), Some(&Outcome::DeadlineExceeded), "what the client says counts");
     assert_eq!(double.count(), 1, "nothing is begun in vain");
 
     // Of two places 0.6 are for what is sheddable, rounded up.
