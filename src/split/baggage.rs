@@ -35,8 +35,11 @@ pub(crate) fn told(headers: &HeaderMap) -> Option<Cohort> {
 
 /// Puts this member in the place of what the fields tell of a cohort, or removes that.
 pub(crate) fn tell(headers: &mut HeaderMap, member: Option<HeaderValue>) {
-    let tells =
-        |line: &HeaderValue| line.to_str().is_ok_and(|line| line.split(',').any(|member| value(member).is_some()));
+    let tells = |line: &HeaderValue| match line.to_str() {
+        Ok(line) => line.split(',').any(|member| value(member).is_some()),
+        // No text, which others may read all the same: it goes as a whole.
+        Err(_) => line.as_bytes().windows(KEY.len()).any(|part| part == KEY.as_bytes()),
+    };
     if headers.get_all(BAGGAGE).iter().any(tells) {
         let lines: Vec<_> = headers.get_all(BAGGAGE).iter().cloned().collect();
         headers.remove(BAGGAGE);
@@ -96,6 +99,14 @@ mod tests {
         let before = headers.clone();
         tell(&mut headers, None);
         assert_eq!((told(&headers), headers), (None, before));
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_does_not_hide_a_cohort() {
+        let mut headers = HeaderMap::new();
+        headers.append(BAGGAGE, HeaderValue::from_bytes(b"portcullis-cohort=shop:canary,k=\xff").unwrap());
+        tell(&mut headers, None);
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -26,6 +26,9 @@ enum Phase {
     Running(Running),
 }
 
+/// As good as never: 30 years.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 #[derive(Debug, Clone, Copy)]
 struct Running {
     ideal: Duration,
@@ -41,6 +44,8 @@ struct Running {
 impl GradientLimit {
     pub(super) fn new(mut settings: Gradient, now: Instant) -> Self {
         settings.min_limit = settings.min_limit.max(1);
+        // Sums with it stay within the clock's range.
+        settings.interval = settings.interval.min(LONGEST);
         settings.max_limit = settings.max_limit.max(settings.min_limit);
         settings.min_rtt_requests = settings.min_rtt_requests.max(1);
         let limit = settings.min_limit;

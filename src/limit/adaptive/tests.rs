@@ -161,6 +161,15 @@ fn the_ideal_is_learned_again_in_time_with_jitter_and_by_requests_that_began_sin
 }
 
 #[test]
+fn an_interval_may_be_as_long_as_it_likes() {
+    let settings = Gradient { interval: Duration::MAX, fixed_min_rtt: Some(MS), ..Gradient::default() };
+    let now = Instant::now();
+    let mut algorithm = gradient(settings)(now);
+    algorithm.record(now, now + MS, 1, Verdict::Success, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(algorithm.limit(), 3);
+}
+
+#[test]
 fn a_fixed_ideal_is_never_learned() {
     let settings = Gradient { fixed_min_rtt: Some(MS * 10), ..Gradient::default() };
     let mut simulation = Simulation::new(gradient(settings), 10, 10);
