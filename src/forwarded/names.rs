@@ -85,7 +85,7 @@ pub(super) fn sanitize(headers: &mut HeaderMap, settings: &Settings, trusted: bo
 
 /// Removes what reads like one of `names` to a CGI, WSGI, PHP or Rack program, where `_` and `-` are the same, and is another
 /// field: for whoever says what such a field is, as the client must not say it beside.
-pub(crate) fn remove_look_alikes<'n>(headers: &mut HeaderMap, names: impl Iterator<Item = &'n HeaderName> + Clone) {
+pub(crate) fn remove_look_alikes<'n>(headers: &mut HeaderMap, names: &(impl Iterator<Item = &'n HeaderName> + Clone)) {
     let has_underscore = |name: &HeaderName| name.as_str().contains('_');
     if !headers.keys().any(has_underscore) && !names.clone().any(has_underscore) {
         return;

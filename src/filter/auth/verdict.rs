@@ -60,7 +60,7 @@ impl Changes {
             // Else a client could have a field removed again by naming it in `Connection`, or put another beside it that
             // reads the same.
             nominated::settle(&mut parts.headers);
-            names::remove_look_alikes(&mut parts.headers, self.request.iter().map(Change::name));
+            names::remove_look_alikes(&mut parts.headers, &self.request.iter().map(Change::name));
         }
         for change in &self.request {
             change.make(&mut parts.headers);

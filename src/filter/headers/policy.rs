@@ -31,7 +31,7 @@ impl Changes {
     /// Applies them to a request, from which they also take what reads like a field that they set or remove.
     pub(super) fn apply_to_request(&self, headers: &mut HeaderMap) {
         let set = self.set.iter().map(|(name, _)| name);
-        names::remove_look_alikes(headers, set.chain(&self.remove));
+        names::remove_look_alikes(headers, &set.chain(&self.remove));
         self.apply(headers);
     }
 
