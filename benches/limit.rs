@@ -92,9 +92,9 @@ fn layers(criterion: &mut Criterion) {
     };
     bench("none", 0, &mut serve(app));
     bench("rate", 0, &mut serve(RateLayer::new(quota()).layer(app)));
+    bench("adaptive", 0, &mut serve(AdaptiveLayer::new().layer(app)));
     // The one allocation is the observer that holds the permit to the end of the body.
     bench("concurrency", 1, &mut serve(ConcurrencyLayer::new(10).layer(app)));
-    bench("adaptive", 1, &mut serve(AdaptiveLayer::new().layer(app)));
     bench("shed", 1, &mut serve(ShedLayer::new(10).layer(app)));
     bench("fault_of_none", 0, &mut serve(FaultLayer::new().layer(app)));
     group.finish();
