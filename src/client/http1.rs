@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     body::Upload,
     connect::{Blocked, ConnectError, Io},
+    driven::{Door, Driven},
     watch::Watch,
 };
 use crate::Outcome;
@@ -19,6 +20,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// A connection that is not serving a request, or serves the one whose lease holds it. Closed when dropped.
 pub(super) struct Http1 {
     pub(super) sender: SendRequest<Upload>,
+    pub(super) door: Door,
     pub(super) watch: Arc<Watch>,
     /// Whether it has served a request before.
     pub(super) reused: bool,
@@ -36,8 +38,9 @@ impl Http1 {
             .await
             .map_err(|e| ConnectError::caused(Outcome::ConnectFailed, e))?;
         let (kill, killed) = oneshot::channel();
+        let door = Door::default();
+        let mut connection = Driven::new(connection.with_upgrades(), door.clone());
         tokio::spawn(async move {
-            let mut connection = pin!(connection.with_upgrades());
             let mut killed = pin!(killed);
             let mut alive = true;
             poll_fn(|cx| {
@@ -50,11 +53,11 @@ impl Http1 {
                     }
                 }
                 // Its errors reach the request or the body that they concern.
-                connection.as_mut().poll(cx).map(drop)
+                connection.get().map_or(Poll::Ready(()), |connection| connection.poll(cx).map(drop))
             })
             .await;
         });
-        Ok(Self { sender, watch: Arc::new(Watch::new()), reused: false, blocked, kill: Some(kill) })
+        Ok(Self { sender, door, watch: Arc::new(Watch::new()), reused: false, blocked, kill: Some(kill) })
     }
 
     /// Whether all of the request was sent: its body was read to the end, and does not lie in a buffer.

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
@@ -21,6 +21,7 @@ use super::connect::TlsBroken;
 use super::{
     body::Upload,
     connect::{ConnectError, Io, Slot},
+    driven::{Door, Driven},
     http1::MAX_HEAD,
     shared::Shared,
     watch::Watch,
@@ -39,6 +40,7 @@ const UNKNOWN: usize = 97;
 /// leases have dropped it.
 pub(super) struct Session {
     pub(super) sender: SendRequest<Upload>,
+    pub(super) door: Door,
     /// How many streams it may carry. One until the peer has said how many.
     limit: AtomicUsize,
     known: AtomicBool,
@@ -90,8 +92,11 @@ impl Session {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| ConnectError::caused(Outcome::ConnectFailed, e))?;
+        let door = Door::default();
+        let mut connection = Driven::new(connection, door.clone());
         let session = Arc::new(Self {
             sender,
+            door,
             limit: AtomicUsize::new(1),
             known: AtomicBool::new(false),
             active: AtomicUsize::new(0),
@@ -104,9 +109,9 @@ impl Session {
         });
         let (weak, pool) = (Arc::downgrade(&session), Arc::downgrade(shared));
         tokio::spawn(async move {
-            let mut connection = pin!(connection);
             poll_fn(|cx| {
                 nudge.register(cx);
+                let Some(mut connection) = connection.get() else { return Poll::Ready(()) };
                 let polled = connection.as_mut().poll(cx).map(drop);
                 let allowed = connection.current_max_send_streams();
                 if polled.is_pending()

@@ -81,6 +81,7 @@ use crate::{Body, Error, config};
 
 mod body;
 mod connect;
+mod driven;
 mod failure;
 mod http1;
 mod http2;

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 
 use super::{
     body::{Download, Upload},
+    driven::Door,
     failure,
     http1::Http1,
     lease::{Conn, Lease, Stream},
@@ -132,15 +133,15 @@ async fn attempt(
     #[cfg(feature = "tls")]
     let mut broken = None;
     let (result, watch) = match conn {
-        Conn::One(Http1 { sender, watch, .. }) => {
+        Conn::One(Http1 { sender, door, watch, .. }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, None));
-            let answer = pin!(sender.try_send_request(request));
+            let answer = pin!(give(door, || sender.try_send_request(request)));
             (in_time(answer, watch, shared).await, watch)
         }
         Conn::Two(Stream { session, watch }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, Some(&session.begun)));
             let mut sender = session.sender.clone();
-            let answer = pin!(sender.try_send_request(request));
+            let answer = pin!(give(&session.door, || sender.try_send_request(request)));
             let result = in_time(answer, watch, shared).await;
             match &result {
                 Some(Ok(_)) => session.answered(shared.clock.now(), shared),
@@ -175,6 +176,12 @@ async fn attempt(
         }
         None => Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly)),
     }
+}
+
+/// Gives a request to its connection. The future that `send` makes has it given already.
+fn give<F>(door: &Door, send: impl FnOnce() -> F) -> F {
+    let _held = door.hold();
+    send()
 }
 
 /// The answer, or `None` if it is late.
