@@ -12,8 +12,12 @@ use crate::{BoxError, Outcome, Side};
 pub enum Sent {
     /// Nothing was written to any connection: any method may go elsewhere.
     Nothing,
+    /// Something may have been written to an HTTP/2 connection that its peer was just ending as it should, and the peer said
+    /// that it did not process the request: its stream is above the last one named by `GOAWAY` (RFC 9113 section 6.8). It says
+    /// nothing against the peer, and any method may go there again.
+    GoAway,
     /// Something may have been written, and the peer said that it did not process the request (`REFUSED_STREAM`, or
-    /// a stream above the last one named by `GOAWAY`; RFC 9113 section 8.7): any method may go elsewhere.
+    /// a `GOAWAY` for an error; RFC 9113 section 8.7): any method may go elsewhere.
     Refused,
     /// It was written to a connection that had served others before, and that ended without an answer: most likely it was
     /// being closed for idleness just then (RFC 9112 section 9.5). It says nothing against the peer, and a safe method may

@@ -1,6 +1,7 @@
 //! A request's body on its way up, and a response's on its way down.
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,6 +15,10 @@ use thiserror::Error;
 use super::{failure, http2::Begun, lease::Lease, shared::Shared, watch::Watch};
 use crate::{Body, BoxError, Error, Outcome, Sent};
 
+/// A body of one piece that is no larger is kept until it is known whether the request was processed (the retry layer's
+/// default).
+const KEPT: usize = 64 * 1024;
+
 /// A request's body. That it is dropped means that nothing more of it will be sent: then all of it was, or the
 /// connection is of no use.
 pub(super) struct Upload {
@@ -26,7 +31,8 @@ struct Progress {
     shared: Arc<Shared>,
     /// Where an HTTP/2 session wants to hear of it.
     begun: Option<Begun>,
-    polled: bool,
+    /// Of a body that is still where the watch offers it.
+    offered: Option<SizeHint>,
 }
 
 /// Stands in for the error of a request's body, which waits in the watch.
@@ -35,22 +41,31 @@ struct Progress {
 struct Stopped;
 
 impl Upload {
-    /// Starts the watch with the request.
-    pub(super) fn new(body: Body, watch: &Arc<Watch>, shared: &Arc<Shared>, begun: Option<&Begun>) -> Self {
+    /// Starts the watch with the request. Over HTTP/2 (`begun`) the watch offers the body until it is sent.
+    pub(super) fn new(mut body: Body, watch: &Arc<Watch>, shared: &Arc<Shared>, begun: Option<&Begun>) -> Self {
         let uploading = !body.is_end_stream();
         watch.begin(&shared.clock, uploading);
         let progress = uploading.then(|| Progress {
             watch: Arc::clone(watch),
             shared: Arc::clone(shared),
             begun: begun.cloned(),
-            polled: false,
+            offered: begun.map(|_| {
+                let hint = body.size_hint();
+                watch.offer(mem::take(&mut body));
+                hint
+            }),
         });
         Self { body, progress }
     }
 
+    fn offered(&self) -> Option<&SizeHint> {
+        self.progress.as_ref()?.offered.as_ref()
+    }
+
     /// The body, of which nothing was sent.
     pub(super) fn into_body(mut self) -> Body {
-        std::mem::take(&mut self.body)
+        let offered = self.progress.as_ref().and_then(|progress| progress.watch.take_offered());
+        offered.unwrap_or_else(|| mem::take(&mut self.body))
     }
 }
 
@@ -60,13 +75,18 @@ impl HttpBody for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let Some(Progress { watch, shared, begun, polled }) = &mut this.progress else {
+        let Some(Progress { watch, shared, begun, offered }) = &mut this.progress else {
             return Pin::new(&mut this.body).poll_frame(cx);
         };
-        if !std::mem::replace(polled, true)
-            && let Some(begun) = begun
-        {
-            begun.set(Arc::clone(watch));
+        let is_first = offered.take().is_some();
+        if is_first {
+            if let Some(begun) = begun {
+                begun.set(Arc::clone(watch));
+            }
+            match watch.take_offered() {
+                Some(body) => this.body = body,
+                None => watch.abort_upload(),
+            }
         }
         if watch.is_aborted() {
             return Poll::Ready(Some(Err(Stopped.into())));
@@ -82,17 +102,24 @@ impl HttpBody for Upload {
             }
             ready @ Poll::Ready(_) => {
                 watch.uploaded(&shared.clock);
+                if is_first
+                    && let Poll::Ready(Some(Ok(frame))) = &ready
+                    && let Some(data) = frame.data_ref().filter(|data| data.len() <= KEPT)
+                    && this.body.is_end_stream()
+                {
+                    watch.offer(data.clone().into());
+                }
                 ready
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.offered().is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.offered().copied().unwrap_or_else(|| self.body.size_hint())
     }
 }
 

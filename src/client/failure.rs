@@ -15,12 +15,19 @@ pub(super) fn of_request(error: hyper::Error) -> Error {
     }
     let sent = match find::<h2::Error>(&error) {
         // RFC 9113 sections 8.7 and 6.8: not processed. Streams that a GOAWAY still lets live do not end with it.
+        Some(_) if is_go_away(&error) => Sent::GoAway,
         Some(h2) if h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM)) => {
             Sent::Refused
         }
         _ => Sent::Possibly,
     };
     Error::new(outcome(&error)).with_sent(sent).with_source(error)
+}
+
+/// Whether the peer was ending the connection as it should, and did not process the request.
+pub(super) fn is_go_away(error: &hyper::Error) -> bool {
+    find::<h2::Error>(error)
+        .is_some_and(|h2| h2.is_remote() && h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 /// Why a request on a connection got no answer that TLS ended after its handshake.

@@ -73,11 +73,12 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let Some(conn) = self.conn.take() else { return };
-        if let Conn::Two(stream) = &conn
-            && stream.watch.is_uploading()
-        {
-            // What is left of the request would otherwise still be sent.
-            stream.watch.abort_upload();
+        if let Conn::Two(stream) = &conn {
+            if stream.watch.is_uploading() {
+                // What is left of the request would otherwise still be sent.
+                stream.watch.abort_upload();
+            }
+            drop(stream.watch.take_offered());
         }
         self.shared.release(conn, self.clean);
     }

@@ -17,9 +17,12 @@
 //!    all of them do.
 //!
 //! # What is sent again
-//! Only a request that met a reused connection which turned out to be closed before any of the request was written:
-//! it is given another connection within the same [`Pool::send`] (over HTTP/2 up to three). All else is for the caller to decide, who is told by
-//! [`Error::sent`] how much was sent, and who gets the request back whole when nothing was.
+//! 1. A request that met a reused connection which turned out to be closed before any of the request was written.
+//! 2. Over HTTP/2 also a request with a body that its peer left out when it ended the connection (`GOAWAY`, RFC 9113
+//!    section 6.8), as long as its body is at hand: not begun, or in one piece of up to 64 KiB.
+//!
+//! These are given another connection within the same [`Pool::send`], over HTTP/2 up to three. All else is for the caller
+//! to decide, who is told by [`Error::sent`] how much was sent, and who gets the request back whole when nothing was.
 //!
 //! # When an HTTP/1.1 connection is used again
 //! When the response's body was read to its end **and** the request's body was sent to its end. An answer that comes

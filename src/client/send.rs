@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -10,6 +11,7 @@ use std::{
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
+    request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as _;
@@ -81,7 +83,7 @@ async fn exchange(
         Some(Conn::Two(stream)) => {
             *sessions += 1;
             // A peer that has not said how many streams it allows may not speak HTTP/2 at all.
-            *sessions < MAX_SESSIONS && stream.session.is_known()
+            stream.session.is_known()
         }
         None => false,
     };
@@ -89,7 +91,9 @@ async fn exchange(
     lease.begin();
     let response = match attempt(shared, &mut lease, place).await {
         Ok(response) => response,
-        Err(_) if place.is_some() && reused => return Err(Unanswered::Stale),
+        Err(error) if place.is_some() && (reused || error.sent() == Sent::GoAway) && *sessions < MAX_SESSIONS => {
+            return Err(Unanswered::Stale);
+        }
         Err(error) if place.is_some() => return Err(error.with_sent(Sent::Nothing).into()),
         Err(error) if had_served && error.outcome() == Outcome::UpstreamReset => {
             return Err(error.with_sent(Sent::Stale).into());
@@ -132,6 +136,7 @@ async fn attempt(
     let (Some(conn), Some(request)) = (lease.conn(), place.take()) else { return Err(Error::new(Outcome::Internal)) };
     #[cfg(feature = "tls")]
     let mut broken = None;
+    let mut spare = None;
     let (result, watch) = match conn {
         Conn::One(Http1 { sender, door, watch, .. }) => {
             let request = request.map(|body| Upload::new(body, watch, shared, None));
@@ -139,13 +144,17 @@ async fn attempt(
             (in_time(answer, watch, shared).await, watch)
         }
         Conn::Two(Stream { session, watch }) => {
-            let request = request.map(|body| Upload::new(body, watch, shared, Some(&session.begun)));
+            let (mut head, body) = request.into_parts();
+            if !body.is_end_stream() {
+                spare = Some(spare_of(&mut head));
+            }
+            let request = Request::from_parts(head, Upload::new(body, watch, shared, Some(&session.begun)));
             let mut sender = session.sender.clone();
             let answer = pin!(give(&session.door, || sender.try_send_request(request)));
             let result = in_time(answer, watch, shared).await;
             match &result {
                 Some(Ok(_)) => session.answered(shared.clock.now(), shared),
-                Some(Err(error)) if error.message().is_some() => session.retire(),
+                Some(Err(error)) if error.message().is_some() || failure::is_go_away(error.error()) => session.retire(),
                 Some(Err(_)) => {}
                 // Not a sign of life since: the connection may well be dead.
                 None if !session.has_answered_since(began) => session.retire(),
@@ -164,7 +173,16 @@ async fn attempt(
             Ok(response)
         }
         Some(Err(mut error)) => {
-            *place = error.take_message().map(|request| request.map(Upload::into_body));
+            *place = match (error.take_message(), spare) {
+                (Some(request), spare) => {
+                    let (head, upload) = request.into_parts();
+                    Some(Request::from_parts(spare.map_or(head, |spare| *spare), upload.into_body()))
+                }
+                (None, Some(spare)) if failure::is_go_away(error.error()) => {
+                    watch.take_offered().map(|body| Request::from_parts(*spare, body))
+                }
+                _ => None,
+            };
             #[cfg(feature = "tls")]
             if let Some(error) = broken {
                 return Err(failure::of_tls(error));
@@ -176,6 +194,15 @@ async fn attempt(
         }
         None => Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly)),
     }
+}
+
+/// The head of a request with a body once more, for when its connection turns out to be ending: what a request without one
+/// is made of again is known above. The extensions are for this program alone and go along.
+fn spare_of(head: &mut Parts) -> Box<Parts> {
+    let extensions = mem::take(&mut head.extensions);
+    let mut spare = Box::new(head.clone());
+    spare.extensions = extensions;
+    spare
 }
 
 /// Gives a request to its connection. The future that `send` makes has it given already.

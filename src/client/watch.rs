@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::BoxError;
+use crate::{Body, BoxError};
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -70,6 +70,8 @@ pub(super) struct Watch {
     responded: AtomicBool,
     uploading: AtomicBool,
     aborted: AtomicBool,
+    /// Whether there is a body to be had back.
+    offers: AtomicBool,
     slots: Mutex<Slots>,
 }
 
@@ -78,6 +80,7 @@ struct Slots {
     reader: Option<Waker>,
     upload: Option<Waker>,
     failure: Option<BoxError>,
+    offered: Option<Body>,
 }
 
 impl Watch {
@@ -88,6 +91,7 @@ impl Watch {
             responded: AtomicBool::new(false),
             uploading: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            offers: AtomicBool::new(false),
             slots: Mutex::default(),
         }
     }
@@ -131,6 +135,20 @@ impl Watch {
     /// Why the request's body failed, if it did.
     pub(super) fn take_failure(&self) -> Option<BoxError> {
         self.slots().failure.take()
+    }
+
+    /// Puts a request's body where whoever is first takes it: who sends it, or who hears that it was not processed.
+    pub(super) fn offer(&self, body: Body) {
+        self.slots().offered = Some(body);
+        self.offers.store(true, SeqCst);
+    }
+
+    /// Takes the request's body, if it is still there, as it was before any of it was sent.
+    pub(super) fn take_offered(&self) -> Option<Body> {
+        if !self.offers.swap(false, SeqCst) {
+            return None;
+        }
+        self.slots().offered.take()
     }
 
     pub(super) fn is_uploading(&self) -> bool {

@@ -119,7 +119,7 @@ impl Conditions {
                 Outcome::ConnectFailed | Outcome::ConnectTimeout | Outcome::TlsFailed | Outcome::CertificateRefused,
                 _,
             ) => Kind::Connect,
-            (Outcome::UpstreamReset, Sent::Nothing | Sent::Refused) => Kind::Refused,
+            (Outcome::UpstreamReset, Sent::Nothing | Sent::GoAway | Sent::Refused) => Kind::Refused,
             (Outcome::UpstreamReset, Sent::Possibly | Sent::Stale) => Kind::Reset,
             (Outcome::UpstreamTimeout, _) => Kind::Timeout,
             // Our limits, the client's doing, and what will be the same the next time.
@@ -149,7 +149,7 @@ pub(crate) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
 /// Whether `error` says that the request was not processed.
 pub(crate) fn is_unprocessed(error: &Error) -> bool {
     // An attempt that was waited for has been sent, whatever the error claims.
-    matches!(error.sent(), Sent::Nothing | Sent::Refused) && error.outcome() != Outcome::UpstreamTimeout
+    matches!(error.sent(), Sent::Nothing | Sent::GoAway | Sent::Refused) && error.outcome() != Outcome::UpstreamTimeout
 }
 
 fn place(status: StatusCode) -> (usize, u64) {
@@ -171,6 +171,7 @@ mod tests {
         for (outcome, sent, expected) in [
             (Outcome::ConnectFailed, Sent::Nothing, true),
             (Outcome::TlsFailed, Sent::Possibly, true),
+            (Outcome::UpstreamReset, Sent::GoAway, true),
             (Outcome::UpstreamReset, Sent::Refused, true),
             (Outcome::UpstreamReset, Sent::Possibly, true),
             (Outcome::UpstreamReset, Sent::Stale, true),

@@ -5,9 +5,10 @@
 //! 1. The balancer picks an endpoint among those that may be tried, never one that this request has already tried.
 //! 2. The request goes out on a pooled connection to it.
 //! 3. If no connection could be made, or nothing of the request was sent, the same request is offered to another
-//!    endpoint, whatever its method. If the peer said that it did not process the request (HTTP/2 `REFUSED_STREAM`, or
-//!    `GOAWAY`), or the connection broke before an answer came, another endpoint is tried only where that is safe: the
-//!    request has no body, and in the second case its method is safe (RFC 9110 section 9.2.1).
+//!    endpoint, whatever its method. If the peer refused the request (HTTP/2 `REFUSED_STREAM`), or the connection broke
+//!    before an answer came, another endpoint is tried only where that is safe: the request has no body, and in the
+//!    second case its method is safe (RFC 9110 section 9.2.1). That a connection was just being ended (`GOAWAY`) is no
+//!    failure and no attempt: the request goes to another one, with its body where that is at hand (see [`client`](crate::client)).
 //!    What is the client's doing ends the request, and says nothing of the endpoint.
 //! 4. No request is offered to more than [`max_attempts`](crate::config::Upstream::max_attempts) endpoints.
 //! 5. The attempt is over when the response's body is: only then does the balancer count it out, and its time is the

@@ -102,7 +102,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         if place.is_none() {
             return Err(error);
         }
-        if error.sent() == Sent::Stale && stale < MAX_STALE {
+        if is_closing(&error) && stale < MAX_STALE {
             stale += 1;
             tried.pop();
         }
@@ -140,10 +140,15 @@ fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Bo
     response.map(|body| body.observed(attempt))
 }
 
+/// Whether the connection ended as connections do, which says nothing of the endpoint.
+fn is_closing(error: &Error) -> bool {
+    matches!(error.sent(), Sent::GoAway | Sent::Stale)
+}
+
 /// Tells the balancer what a failed attempt says of its endpoint.
 pub(super) fn settle(mut attempt: Attempt<Pool>, error: &Error) {
     let now = Instant::now();
-    if error.sent() == Sent::Stale {
+    if is_closing(error) {
         return attempt.cancel();
     }
     match error.outcome() {
@@ -193,7 +198,7 @@ impl Spare {
     /// The request once more, if `error` allows that.
     fn again(&self, error: &Error) -> Option<Request<Body>> {
         let allowed = match error.sent() {
-            Sent::Nothing => true,
+            Sent::Nothing | Sent::GoAway => true,
             Sent::Refused => !self.governed,
             // It is nobody's failure, and no attempt to be counted, unless who counts attempts wants this one too.
             Sent::Stale => !self.counts_resets && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),

@@ -413,6 +413,46 @@ async fn who_counts_attempts_gets_back_what_a_used_connection_ended_under() {
     assert_eq!(seen.requests(), 5);
 }
 
+/// Speaks HTTP/2: the first connection is being ended, and leaves its request out; the others answer.
+async fn ending_at_first() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        // SETTINGS, and GOAWAY without an error and a stream.
+        first.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        first.read_exact(&mut [0; 24]).await.unwrap();
+        let mut frame = [0; 9];
+        while frame[3] != /* HEADERS */ 1 {
+            first.read_exact(&mut frame).await.unwrap();
+            let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+            first.read_exact(&mut vec![0; length]).await.unwrap();
+        }
+        first.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+        let (second, _) = listener.accept().await.unwrap();
+        let mut second = h2::server::handshake(second).await.unwrap();
+        while let Some(Ok((_, mut respond))) = second.accept().await {
+            let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+            body.send_data("ok".into(), true).unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_ended_is_no_attempt_and_no_failure_of_its_endpoint() {
+    for body in ["", "body"] {
+        let address = ending_at_first().await;
+        let config = config::Upstream { max_attempts: 1, protocol: config::Protocol::Http2, ..upstream([address]) };
+        let upstream = Upstream::new(config).unwrap();
+        let mut request = Request::post("http://backend.example/").body(Body::from(body)).unwrap();
+        // As of a retry layer with any conditions, which decides about what may be a failure.
+        request.extensions_mut().insert(Tried::default().governed().counting_resets());
+        let response = upstream.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    }
+}
+
 #[tokio::test]
 async fn a_new_connection_that_ends_without_an_answer_is_no_reason_to_try_again() {
     let (address, seen) = resetting().await;

@@ -23,7 +23,6 @@ use portcullis::{
     Body, Error, Outcome,
     config::{self, Balancer, Certificate, Endpoints, Protocol, Roots, UpstreamTls},
     identity::{AllowLayer, PeerIdentity, PeerRule},
-    retry::{Conditions, RetryLayer},
     server::{Server, ServerConfig},
     tls::{CertificateRefused, ClientCertificates, Identity, RefusedReason, ServerTls, Trust},
     upstream::Upstream,
@@ -286,9 +285,7 @@ async fn rotation_under_load_fails_no_request() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let tls = UpstreamTls { spiffe_id: Some(PAY.parse().unwrap()), ..UpstreamTls::default() };
         let config = config::Upstream { tls: Some(tls), protocol, ..upstream(addresses) };
-        // Sent again is only what a connection that ends did not process: over HTTP/2 that may have a body.
-        let retry = RetryLayer::new().conditions(Conditions::none().refused()).max_retries(5);
-        let caller = ServiceBuilder::new().layer(retry).service(Upstream::mtls(config, &cart_identity).unwrap());
+        let caller = Upstream::mtls(config, &cart_identity).unwrap();
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let shown: Arc<Mutex<Vec<Bytes>>> = Arc::default();
         let mut load = JoinSet::new();

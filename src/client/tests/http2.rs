@@ -141,30 +141,101 @@ async fn a_connection_that_says_goodbye_gets_no_more_requests_and_finishes_what_
     settled(&pool, 0, 0, 0).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn streams_beyond_the_last_of_a_goodbye_are_refused_and_the_rest_reset() {
-    let (pool, mut servers) = in_memory(target(), &limits(1, 100));
-    // Frames by hand: no server library leaves streams out on purpose.
-    let (one, two) = (ask(&pool), ask(&pool));
-    let mut server = soon(servers.recv()).await.unwrap();
+/// A server by hand that ends its connection when so many requests have come, of which it has processed those up to the
+/// stream `last`: no server library leaves streams out on purpose.
+async fn says_goodbye(mut server: DuplexStream, requests: usize, last: u8, code: u8) -> DuplexStream {
     let mut preface = [0; 24];
     server.read_exact(&mut preface).await.unwrap();
     server.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
     let mut headers = 0;
-    while headers < 2 {
+    while headers < requests {
         let mut frame = [0; 9];
         soon(server.read_exact(&mut frame)).await.unwrap();
         let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
         server.read_exact(&mut vec![0; length]).await.unwrap();
         headers += usize::from(frame[3] == 1);
     }
-    server.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, /* last */ 0, 0, 0, 1, /* code */ 0, 0, 0, 0]).await.unwrap();
-    let failed = soon(two).await.unwrap().unwrap_err();
-    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Refused));
-    drop(server);
-    let failed = soon(one).await.unwrap().unwrap_err();
-    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
-    settled(&pool, 0, 0, 0).await;
+    server.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, /* last */ 0, 0, 0, last, /* code */ 0, 0, 0, code]).await.unwrap();
+    server
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_beyond_the_last_of_a_goodbye_are_refused_and_the_rest_reset() {
+    for (code, sent) in [(0, Sent::GoAway), (2, Sent::Refused)] {
+        let (pool, mut servers) = in_memory(target(), &limits(1, 100));
+        let (one, two) = (ask(&pool), ask(&pool));
+        let server = says_goodbye(soon(servers.recv()).await.unwrap(), 2, 1, code).await;
+        let failed = soon(two).await.unwrap().unwrap_err();
+        assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, sent));
+        assert!(failed.request.is_none());
+        drop(server);
+        let failed = soon(one).await.unwrap().unwrap_err();
+        assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
+        settled(&pool, 0, 0, 0).await;
+    }
+}
+
+/// Not even its own caller hears that a connection was just ending, as long as the body is at hand.
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_body_that_a_goodbye_left_out_goes_to_another_connection() {
+    for (size, again) in [(1, true), (64 * 1024, true), (64 * 1024 + 1, false)] {
+        let (pool, mut servers) = in_memory(target(), &limits(1, 100));
+        let one = ask(&pool);
+        let server = soon(servers.recv()).await.unwrap();
+        let goodbye = tokio::spawn(says_goodbye(server, 2, 1, 0));
+        let body = vec![b'x'; size];
+        let two = tokio::spawn({
+            let (pool, request) = (pool.clone(), post(body.clone().into()));
+            async move { pool.send(request).await }
+        });
+        let server = soon(goodbye).await.unwrap();
+        if again {
+            let (mut requests, _actions) = drive(accept(&mut servers, 100).await);
+            let (request, respond) = soon(requests.recv()).await.unwrap();
+            assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/up"));
+            assert_eq!(request.headers()["content-length"], *size.to_string());
+            let mut request = request.into_body();
+            let mut received = Vec::new();
+            while let Some(data) = soon(request.data()).await {
+                let data = data.unwrap();
+                request.flow_control().release_capacity(data.len()).unwrap();
+                received.extend(data);
+            }
+            assert!(received == body);
+            ok(respond);
+            assert_eq!(text(soon(two).await.unwrap().unwrap()).await.unwrap(), "ok");
+        } else {
+            let failed = soon(two).await.unwrap().unwrap_err();
+            assert_eq!((failed.error.sent(), failed.request.is_some()), (Sent::GoAway, false));
+        }
+        drop(server);
+        soon(one).await.unwrap().unwrap_err();
+    }
+}
+
+/// A peer that wants no requests is not asked without end.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_every_connection_leaves_out_comes_back_whole() {
+    #[derive(Debug, Clone, PartialEq)]
+    struct Mark;
+    let (pool, mut servers) = in_memory(target(), &limits(10, 100));
+    let mut request = post(Body::from("body"));
+    request.extensions_mut().insert(Mark);
+    let task = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.send(request).await }
+    });
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        asked.push(says_goodbye(soon(servers.recv()).await.unwrap(), 1, 0, 0).await);
+    }
+    let failed = soon(task).await.unwrap().unwrap_err();
+    assert_eq!((failed.error.outcome(), failed.error.sent()), (Outcome::UpstreamReset, Sent::Nothing));
+    let request = failed.request.unwrap();
+    assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/up"));
+    assert_eq!(request.extensions().get(), Some(&Mark));
+    assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "body");
+    assert!(servers.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]
