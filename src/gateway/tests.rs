@@ -1,8 +1,9 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -341,4 +342,31 @@ async fn metrics_count_requests_show_upstreams_and_forget_what_is_gone() {
     gateway.apply(config([], [])).unwrap();
     let text = metrics.encode_prometheus();
     assert!(!text.contains(r#""up""#), "{text}");
+}
+
+#[test]
+fn what_was_replaced_is_freed_by_who_replaced_it() {
+    struct Old(mpsc::Sender<thread::ThreadId>);
+    impl Drop for Old {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+    let (sender, freed) = mpsc::channel();
+    let old = Arc::new(Old(sender));
+    let routing = old.clone();
+    let began = Arc::new(Barrier::new(2));
+    let replacing = thread::spawn({
+        let began = began.clone();
+        move || {
+            began.wait();
+            free(old);
+        }
+    });
+    let replaces = replacing.thread().id();
+    began.wait();
+    thread::yield_now();
+    drop(routing);
+    replacing.join().unwrap();
+    assert_eq!(freed.recv(), Ok(replaces));
 }
