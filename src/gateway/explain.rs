@@ -1,6 +1,6 @@
 //! Why a request goes where it goes, with the backends at the end of it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use http::Request;
 
@@ -182,9 +182,9 @@ impl Winner {
     }
 
     fn describe_upstreams(&mut self, config: &config::Config) {
+        let all: HashMap<_, _> = config.all_upstreams().collect();
         for backend in self.backends.iter_mut().filter(|backend| !backend.local) {
-            let upstream = config.upstreams.iter().find(|upstream| *upstream.name == *backend.name);
-            backend.upstream = upstream.map(|upstream| Stands(upstream).to_string());
+            backend.upstream = all.get(&*backend.name).map(|upstream| Stands(upstream).to_string());
         }
     }
 }

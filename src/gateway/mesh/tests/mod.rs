@@ -1,5 +1,6 @@
 //! Calls by a client, with services of this process in the place of backends.
 
+mod alone;
 #[cfg(feature = "kubernetes")]
 mod conformance;
 
@@ -64,7 +65,7 @@ impl Echo {
 }
 
 fn service(name: &str, ports: impl IntoIterator<Item = u16>) -> config::Service {
-    let port = |port| ServicePort { port, backend: BackendRef::new(format!("{name}:{port}")) };
+    let port = |port| ServicePort::new(port, BackendRef::new(format!("{name}:{port}")));
     config::Service { name: name.into(), ports: ports.into_iter().map(port).collect() }
 }
 
