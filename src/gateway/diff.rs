@@ -321,7 +321,8 @@ fn upstreams(old: &Config, new: &Config) -> Vec<String> {
         if normal(before) == normal(after) {
             return None;
         }
-        let (was, is) = (Stands(before).to_string(), Stands(after).to_string());
+        let words = |upstream| Stands { upstream, no_endpoint: "503" }.to_string();
+        let (was, is) = (words(before), words(after));
         if was == is {
             let what = if before.tls == after.tls { "other settings" } else { "other settings of TLS" };
             return Some(format!("{name}\n  + {what}"));

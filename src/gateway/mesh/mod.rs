@@ -225,7 +225,7 @@ impl MeshClient {
     /// ```
     ///
     /// # Errors
-    /// When the call's path has no normal form: it would be answered 400.
+    /// When the call's path has no normal form: it would be answered 400, or `grpc-status` 13.
     pub fn explain<B>(&self, request: &Request<B>) -> Result<Explanation, InvalidPath> {
         let mut plain = Request::new(());
         *plain.method_mut() = request.method().clone();
@@ -313,9 +313,11 @@ impl Calls {
 
     fn explain(&self, mut parts: Parts) -> Result<Explanation, InvalidPath> {
         let asked = format!("{} {}", parts.method, parts.uri);
+        let dialect = Dialect::of(&parts.headers);
+        let refused = |outcome, why: &dyn fmt::Display| Ok(Explanation::refused(&asked, outcome, dialect, why));
         let addressed = match Addressed::admit(&mut parts) {
             Ok(addressed) => addressed,
-            Err(refusal) => return Ok(Explanation::refused(&asked, Error::from(refusal).outcome(), &refusal)),
+            Err(refusal) => return refused(Error::from(refusal).outcome(), &refusal),
         };
         normalize_uri(&mut parts.uri)?;
         let request = Request::from_parts(parts, ());
@@ -323,15 +325,15 @@ impl Calls {
         let snapshot = self.shared.snapshot.load();
         let rules = match snapshot.services.rules(&called, &self.namespace, &self.domain) {
             Ok(rules) => rules,
-            Err(unknown) => return Ok(Explanation::refused(&asked, Outcome::NoRoute, &unknown)),
+            Err(unknown) => return refused(Outcome::NoRoute, &unknown),
         };
-        Ok(match self.table_idle(&snapshot, rules) {
+        match self.table_idle(&snapshot, rules) {
             Ok(table) => {
                 let text = format!("call of {called} from namespace `{}`\n", self.namespace);
-                Explanation::by(&snapshot, &table, &request, text, None)
+                Ok(Explanation::by(&snapshot, &table, &request, text, None))
             }
-            Err(error) => Explanation::refused(&asked, Outcome::InvalidBackend, &error),
-        })
+            Err(error) => refused(Outcome::InvalidBackend, &error),
+        }
     }
 }
 
