@@ -136,6 +136,15 @@ pub struct ServicePort {
     pub upstream: Option<Arc<Upstream>>,
 }
 
+impl Service {
+    /// Namespace and name of `namespace/service`, if callers can write them.
+    pub(crate) fn split(name: &str) -> Option<(&str, &str)> {
+        let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
+        name.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_label(name))
+    }
+}
+
 impl ServicePort {
     /// A port that `backend` answers.
     #[must_use]

@@ -278,9 +278,7 @@ impl Groups<'_> {
 
 /// Namespace and name of `namespace/service`.
 fn names(service: &str) -> Result<(&str, &str), BuildError> {
-    let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
-    let names = service.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_label(name));
+    let names = config::Service::split(service);
     names.ok_or_else(|| refused(service, "its name is not `namespace/service`, in small letters, digits and `-`"))
 }
 

@@ -66,6 +66,21 @@ async fn it_is_made_at_the_first_call_and_never_again() {
     }
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn it_is_measured_from_its_first_call() {
+    let metrics = crate::telemetry::metrics::Metrics::new();
+    let config = black_at(&[backend().await]);
+    let gateway = Gateway::builder(config.clone()).metrics(&metrics).build().unwrap();
+    let endpoints = r#"endpoints{upstream="tea/black:80"} 1"#;
+    assert!(!metrics.encode_prometheus().contains(endpoints));
+    ask(&gateway, "tea", "http://black/").await;
+    gateway.apply(config).unwrap();
+    let text = metrics.encode_prometheus();
+    let requests = r#"portcullis_requests_total{route="tea/black:80",upstream="tea/black:80""#;
+    assert!(text.contains(endpoints) && text.contains(requests), "{text}");
+}
+
 #[tokio::test]
 async fn without_an_endpoint_calls_are_answered_503() {
     let gateway = Gateway::builder(black_at(&[])).build().unwrap();

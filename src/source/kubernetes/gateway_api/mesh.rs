@@ -101,12 +101,12 @@ pub(super) fn services(objects: &Objects, routes: &[Route], backends: &mut Backe
         .collect();
     let mut services = Vec::new();
     for object in objects.services.iter() {
-        if ![&object.namespace, &object.name].into_iter().all(|label| is_label(label)) {
+        let name = format!("{}/{}", object.namespace, object.name);
+        if Service::split(&name).is_none() {
             let why = "is not a DNS label: calls of this process cannot name the Service".to_owned();
             backends.warnings.push(object.warning("metadata.name", why));
             continue;
         }
-        let name = format!("{}/{}", object.namespace, object.name);
         let is_grpc = |port: &service::ServicePort| {
             // Where nothing is said the name of the port tells, as with Istio.
             let by_name = port.app_protocol.is_empty() && (port.name == "grpc" || port.name.starts_with("grpc-"));
@@ -126,9 +126,4 @@ pub(super) fn services(objects: &Objects, routes: &[Route], backends: &mut Backe
         services.push(Service { name, ports });
     }
     services
-}
-
-fn is_label(label: &str) -> bool {
-    let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    !label.is_empty() && label.bytes().all(is_plain)
 }
