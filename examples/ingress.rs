@@ -17,7 +17,8 @@
 //! is said on stderr, and the exit code is 2.
 //!
 //! `--check`, `--explain` and `--diff` serve nothing: they tell whether manifests are right, where a request would go and
-//! why, and which classes of requests go elsewhere under other manifests (exit code 1 if any do, as with `diff`).
+//! why, and which classes of requests go elsewhere under other manifests (exit code 1 if any do, as with `diff`). A request
+//! that nothing listens for is said on stderr, with exit code 2.
 //!
 //! `RUST_LOG` says what is logged to stderr (default `info`, which includes a line for each request; `warn` leaves those
 //! out).

@@ -45,7 +45,7 @@ pub(crate) fn check(manifests: &[PathBuf], own: Own) -> Result<String, BoxError>
     ))
 }
 
-/// `--explain`: where a request would go, for each address that it could come in at.
+/// `--explain`: where a request would go, for each address that it could come in at. That there is none is an error.
 pub(crate) fn explain(
     manifests: &[PathBuf],
     own: Own,
@@ -54,11 +54,19 @@ pub(crate) fn explain(
 ) -> Result<String, BoxError> {
     let asked = Asked::parse(asked)?;
     let (gateway, _) = load(manifests.to_vec(), own)?;
-    let entrances = entrances(&gateway.config(), own, &asked, address);
+    let config = gateway.config();
+    let entrances = entrances(&config, own, &asked, address);
     if entrances.is_empty() {
         let port = asked.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let at = address.map_or_else(String::new, |ip| format!(" at {ip}"));
-        return Ok(format!("nothing listens for {}{port}{at}: the connection is refused\n", asked.scheme()));
+        let there = [("http", false), ("https", true)].into_iter().flat_map(|(scheme, tls)| {
+            listening(&config, own, tls).into_iter().map(move |(at, _)| format!("{scheme}://{at}"))
+        });
+        let there = there.collect::<Vec<_>>().join(", ");
+        let scheme = asked.scheme();
+        return Err(
+            format!("nothing listens for {scheme}{port}{at}: the connection is refused. There is: {there}").into()
+        );
     }
     let mut text = String::new();
     for (local, own) in entrances {
@@ -102,14 +110,13 @@ fn load(manifests: Vec<PathBuf>, own: Own) -> Result<(Gateway, usize), BoxError>
     Ok((Gateway::builder(config).bind(own.bind).build()?, warnings.len()))
 }
 
-/// The addresses that a request could come in at, and whether they are the program's own: those of its scheme on its
-/// port. A request that names no port is for the scheme's usual one; where nothing has that, for any of its scheme.
-fn entrances(config: &Config, own: Own, asked: &Asked, address: Option<IpAddr>) -> Vec<(SocketAddr, bool)> {
+/// The addresses that requests of a scheme come in at, and whether they are the program's own.
+fn listening(config: &Config, own: Own, tls: bool) -> Vec<(SocketAddr, bool)> {
     let mut all: Vec<(SocketAddr, bool)> = Vec::new();
     for listener in &config.listeners {
         let fits = match listener.protocol {
-            ListenerProtocol::Http => !asked.tls,
-            ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => asked.tls,
+            ListenerProtocol::Http => !tls,
+            ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => tls,
             _ => false,
         };
         let bind = listener.addresses.is_empty().then_some(own.bind);
@@ -118,11 +125,20 @@ fn entrances(config: &Config, own: Own, asked: &Asked, address: Option<IpAddr>) 
     }
     let unattached = config.routes.iter().any(|route| route.listeners.is_empty() && route.services.is_empty());
     if unattached || config.listeners.is_empty() {
-        let port = if asked.tls { own.https_port } else { own.http_port };
+        let port = if tls { own.https_port } else { own.http_port };
         let at = SocketAddr::new(own.bind, port);
         all.retain(|(other, _)| *other != at);
         all.push((at, true));
     }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Those of them that a request could come in at: on its port. A request that names no port is for the scheme's usual one;
+/// where nothing has that, for any of its scheme.
+fn entrances(config: &Config, own: Own, asked: &Asked, address: Option<IpAddr>) -> Vec<(SocketAddr, bool)> {
+    let mut all = listening(config, own, asked.tls);
     all.retain(|(at, _)| address.is_none_or(|ip| at.ip() == ip));
     let usual = if asked.tls { 443 } else { 80 };
     match asked.port {
@@ -130,7 +146,5 @@ fn entrances(config: &Config, own: Own, asked: &Asked, address: Option<IpAddr>) 
         None if all.iter().any(|(at, _)| at.port() == usual) => all.retain(|(at, _)| at.port() == usual),
         None => {}
     }
-    all.sort_unstable();
-    all.dedup();
     all
 }

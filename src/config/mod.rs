@@ -62,7 +62,7 @@ pub use self::{
     },
 };
 
-use std::{fmt, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
@@ -86,6 +86,17 @@ pub struct Config {
     /// What becomes of two matches that ask exactly the same.
     #[cfg_attr(feature = "yaml", serde(skip))]
     pub conflicts: Conflicts,
+}
+
+impl Config {
+    /// All upstreams by name, those that services have for themselves included.
+    pub(crate) fn all_upstreams(&self) -> impl Iterator<Item = (&str, &Upstream)> {
+        let listed: HashMap<&str, &Upstream> = self.upstreams.iter().map(|one| (&*one.name, one)).collect();
+        let ports = self.services.iter().flat_map(|service| &service.ports);
+        let own = ports.filter_map(|port| port.upstream.as_deref()).map(|one| (&*one.name, one));
+        let own: Vec<_> = own.filter(|(name, _)| !listed.contains_key(name)).collect();
+        listed.into_iter().chain(own)
+    }
 }
 
 /// What becomes of two matches, in different routes or rules, that ask exactly the same for the same host.

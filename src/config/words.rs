@@ -17,7 +17,11 @@ pub(crate) struct Backend<'a>(&'a BackendRef);
 pub(crate) struct Shares<'a>(pub(crate) &'a [BackendRef]);
 
 /// An upstream's endpoints, and how they are spoken to.
-pub(crate) struct Stands<'a>(pub(crate) &'a Upstream);
+pub(crate) struct Stands<'a> {
+    pub(crate) upstream: &'a Upstream,
+    /// What is answered where there is none.
+    pub(crate) no_endpoint: &'a str,
+}
 
 struct Filtering<'a>(&'a Filter);
 
@@ -205,9 +209,9 @@ fn path(f: &mut fmt::Formatter<'_>, change: Option<&PathChange>) -> fmt::Result 
 
 impl fmt::Display for Stands<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let upstream = self.0;
+        let Self { upstream, no_endpoint } = self;
         match &upstream.endpoints {
-            Endpoints::Static(endpoints) if endpoints.is_empty() => f.write_str("no endpoint (503)")?,
+            Endpoints::Static(endpoints) if endpoints.is_empty() => write!(f, "no endpoint ({no_endpoint})")?,
             Endpoints::Static(endpoints) => {
                 let one = endpoints.iter().map(|endpoint| match endpoint.weight {
                     1 => endpoint.address.to_string(),
@@ -280,9 +284,10 @@ mod tests {
     #[test]
     fn an_upstream_is_told_with_its_tls() {
         let mut upstream = Upstream::new("cart", Endpoints::fixed([]));
-        assert_eq!(Stands(&upstream).to_string(), "no endpoint (503)");
+        let words = |upstream: &Upstream| Stands { upstream, no_endpoint: "503" }.to_string();
+        assert_eq!(words(&upstream), "no endpoint (503)");
         upstream.endpoints = Endpoints::fixed(["127.0.0.1:1".parse().unwrap()]);
         upstream.tls = Some(UpstreamTls { server_name: Some("cart.example".into()), ..UpstreamTls::default() });
-        assert_eq!(Stands(&upstream).to_string(), "127.0.0.1:1; TLS as cart.example");
+        assert_eq!(words(&upstream), "127.0.0.1:1; TLS as cart.example");
     }
 }

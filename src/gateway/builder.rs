@@ -18,6 +18,8 @@ use super::{
     local::{Local, Locals},
     streams::IDLE_TIMEOUT,
 };
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Metrics;
 use crate::{
     Body, BoxError, Error, Outcome,
     config::Config,
@@ -26,8 +28,6 @@ use crate::{
     respond::RespondLayer,
     telemetry::{Recorder, TelemetryLayer},
 };
-#[cfg(feature = "metrics")]
-use crate::{telemetry::metrics::Metrics, upstream::Upstream};
 
 /// Completes a [`Gateway`].
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl GatewayBuilder {
             let shared = Arc::downgrade(&gateway.shared);
             metrics.upstreams(move || {
                 let snapshot = shared.upgrade().map(|shared| shared.snapshot.load_full());
-                snapshot.iter().flat_map(|snapshot| snapshot.upstreams().map(Upstream::stats)).collect()
+                snapshot.iter().flat_map(|snapshot| snapshot.upstreams()).map(|upstream| upstream.stats()).collect()
             });
         }
         Ok(gateway)

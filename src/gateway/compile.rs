@@ -1,19 +1,21 @@
 //! A configuration becomes a snapshot that serves.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     fmt,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
 
 use super::{
     listeners::{CompileError, ListenerError, Listeners, Parts},
-    local::{Local, Locals},
-    mesh::Services,
-    rule::{self, Backends, Backing, KeptRate, Leaf, Rule, Scope, Shared},
+    local::Locals,
+    mesh::{self, Services},
+    rule::{Backends, Backing, KeptRate, Leaf, Rule, Scope},
+    tables::Table,
+    upstreams::{Standing, Upstreams},
 };
 #[cfg(feature = "tls")]
 use crate::tls::{CertificateError, CertificateSet};
@@ -26,27 +28,17 @@ use crate::{
     upstream::{self, Upstream},
 };
 
-/// Everything that serves one configuration; immutable.
+/// Everything that serves one configuration; immutable, but for what is made at the first call.
 pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
     pub(super) listeners: Listeners,
     pub(super) services: Services,
-    upstreams: HashMap<String, Serving>,
-    /// The policies of the upstreams, those that services of this process stand in for included.
-    policies: HashMap<String, Shared>,
+    upstreams: Upstreams,
+    /// The upstreams of services that no route leads to and that somebody has called.
+    called: Mutex<Upstreams>,
     kept: Kept,
     #[cfg(feature = "tls")]
     pub(super) certificates: Arc<CertificateSet>,
-}
-
-/// An upstream with the configuration that this snapshot has of it, which may list other endpoints than the one it was
-/// first made from.
-#[derive(Clone)]
-struct Serving {
-    config: Arc<config::Upstream>,
-    upstream: Upstream,
-    /// Whether the endpoints have to be replaced when the snapshot takes over.
-    moved: bool,
 }
 
 /// What a rule keeps when the configuration changes around it: by the route's name, its place among those of that name, and
@@ -158,7 +150,7 @@ impl Compiler {
     /// Everything that can fail; what `previous` has and `config` keeps is taken over.
     pub(super) fn compile(&self, config: Config, previous: Option<&Snapshot>) -> Result<Snapshot, BuildError> {
         let upstreams = self.upstreams(&config, previous)?;
-        let policies = self.policies(&config, &upstreams, previous)?;
+        let called = self.still_called(&config, &upstreams, previous);
         let mut rules: Vec<Vec<Arc<Rule>>> = Vec::with_capacity(config.routes.len());
         let mut kept = Kept::new();
         let mut names = HashMap::<&str, (Arc<str>, usize)>::new();
@@ -169,7 +161,7 @@ impl Compiler {
             for (index, rule) in route.rules.iter().enumerate() {
                 let key = (name.clone(), *count, index);
                 let before = previous.and_then(|previous| previous.kept.get(&key));
-                let rule = match self.rule(&upstreams, &policies, name, index, rule, before) {
+                let rule = match self.rule(&upstreams, name, index, rule, before) {
                     // Where many write one table, nobody's mistake is everyone's.
                     Err(error @ BuildError::Rule { .. }) if config.conflicts == Conflicts::Oldest => {
                         tracing::warn!(%error, "the rule is answered 500");
@@ -182,16 +174,15 @@ impl Compiler {
             }
             rules.push(compiled);
         }
-        let services = Services::compile(&config, &rules, |name, rule| {
-            self.rule(&upstreams, &policies, &name.into(), 0, rule, None)
-        })?;
+        let known = |name: &str, backend: &BackendRef| self.leaf(&upstreams, name, 0, backend).map(drop);
+        let services = Services::compile(&config, &rules, known)?;
         #[cfg(feature = "tls")]
         let certificates = Arc::new(CertificateSet::new(&config.certificates)?);
         let listeners = Listeners::compile(&Parts {
             config: &config,
             bind: self.bind,
             rules: &rules,
-            upstream: &|name| upstreams.get(name).map(|serving| serving.upstream.clone()),
+            upstream: &|name| upstreams.get(name)?.serving.as_ref().map(|serving| serving.upstream.clone()),
             #[cfg(feature = "tls")]
             certificates: &certificates,
             previous: previous.map(|previous| (&previous.listeners, &*previous.config)),
@@ -200,7 +191,7 @@ impl Compiler {
             listeners,
             services,
             upstreams,
-            policies,
+            called: Mutex::new(called),
             kept,
             #[cfg(feature = "tls")]
             certificates,
@@ -208,98 +199,146 @@ impl Compiler {
         })
     }
 
-    fn upstreams(&self, config: &Config, previous: Option<&Snapshot>) -> Result<HashMap<String, Serving>, BuildError> {
-        let mut upstreams = HashMap::with_capacity(config.upstreams.len());
+    fn upstreams(&self, config: &Config, previous: Option<&Snapshot>) -> Result<Upstreams, BuildError> {
+        let mut upstreams = Upstreams::default();
         for upstream in &config.upstreams {
-            // A local service stands in for it: no connections, no lookups.
-            if self.locals.find(&upstream.name).is_some() {
-                continue;
+            let name = &upstream.name;
+            if upstreams.get(name).is_some_and(|standing| standing.serving.is_some()) {
+                return Err(BuildError::DuplicateUpstream { name: name.clone() });
             }
-            let Entry::Vacant(entry) = upstreams.entry(upstream.name.clone()) else {
-                return Err(BuildError::DuplicateUpstream { name: upstream.name.clone() });
-            };
-            let kept = previous.and_then(|previous| previous.upstreams.get(&upstream.name)?.kept(upstream));
-            entry.insert(match kept {
-                Some(kept) => kept,
-                None => Serving {
-                    config: Arc::new(upstream.clone()),
-                    upstream: Upstream::new(upstream.clone())?,
-                    moved: false,
-                },
-            });
+            let before = previous.and_then(|previous| previous.standing(name));
+            let standing = Standing::new(&Arc::new(upstream.clone()), self.locals.find(name), before.as_ref())?;
+            upstreams.insert(name, standing);
         }
         Ok(upstreams)
     }
 
-    fn policies(
-        &self,
-        config: &Config,
-        upstreams: &HashMap<String, Serving>,
-        previous: Option<&Snapshot>,
-    ) -> Result<HashMap<String, Shared>, BuildError> {
-        let policies = config.upstreams.iter().map(|upstream| {
+    /// What goes on of the upstreams that services have for themselves. One that somebody calls for the first time while
+    /// this is compiled is made again.
+    fn still_called(&self, config: &Config, upstreams: &Upstreams, previous: Option<&Snapshot>) -> Upstreams {
+        let mut called = Upstreams::default();
+        let Some(previous) = previous else { return called };
+        let ports = config.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        for (service, port) in ports {
+            let Some(upstream) = &port.upstream else { continue };
             let name = &upstream.name;
-            let before = previous.and_then(|previous| previous.policies.get(name));
-            let serving = upstreams.get(name);
-            let stays = previous.is_some_and(|previous| match (serving, previous.upstreams.get(name)) {
-                (Some(now), Some(before)) => now.upstream.is_same(&before.upstream),
-                (None, None) => true,
-                _ => false,
-            });
-            let innermost = || match (serving, self.locals.find(name)) {
-                (Some(serving), _) => Local::new(serving.upstream.clone()),
-                (None, Some(local)) => local.clone(),
-                (None, None) => rule::refusing("the upstream is gone".into()),
+            let before = previous.called().get(name).cloned();
+            // Not one that only requests from outside went to.
+            let listed = || previous.upstreams.get(name).filter(|_| previous.services.serves(&service.name, port.port));
+            let before = before.or_else(|| listed().cloned()).filter(|before| before.goes_on(upstream));
+            let Some(before) = before.filter(|_| upstreams.get(name).is_none()) else { continue };
+            // What cannot be made is for its next call to say.
+            if let Ok(standing) = Standing::new(upstream, self.locals.find(name), Some(&before)) {
+                called.insert(name, standing);
+            }
+        }
+        called
+    }
+
+    /// The way to a service that no route governs, with what it needs.
+    pub(super) fn alone(
+        &self,
+        snapshot: &Snapshot,
+        service: &config::Service,
+        port: &config::ServicePort,
+    ) -> Result<Arc<Table>, BuildError> {
+        let mut called = snapshot.called();
+        let upstreams = match &port.upstream {
+            Some(upstream) if snapshot.upstreams.get(&upstream.name).is_none() => {
+                let name = &upstream.name;
+                if called.get(name).is_none() {
+                    called.insert(name, Standing::new(upstream, self.locals.find(name), None)?);
+                }
+                &*called
+            }
+            _ => &snapshot.upstreams,
+        };
+        self.table_alone(snapshot.config.conflicts, service, port, upstreams)
+    }
+
+    /// The same to be looked at: nothing is connected to or looked up.
+    pub(super) fn alone_idle(
+        &self,
+        snapshot: &Snapshot,
+        service: &config::Service,
+        port: &config::ServicePort,
+    ) -> Result<Arc<Table>, BuildError> {
+        let own = port.upstream.as_ref().filter(|upstream| snapshot.upstreams.get(&upstream.name).is_none());
+        let mut idle_ones = Upstreams::default();
+        if let Some(upstream) = own {
+            let idle = config::Upstream {
+                endpoints: Endpoints::Static(Vec::new()),
+                outlier_detection: None,
+                health_check: None,
+                ..config::Upstream::clone(upstream)
             };
-            Ok((name.clone(), Shared::new(upstream, innermost, before, stays)?))
-        });
-        policies.collect()
+            let standing = Standing::new(&Arc::new(idle), self.locals.find(&upstream.name), None)?;
+            idle_ones.insert(&upstream.name, standing);
+        }
+        let upstreams = if own.is_some() { &idle_ones } else { &snapshot.upstreams };
+        self.table_alone(snapshot.config.conflicts, service, port, upstreams)
+    }
+
+    fn table_alone(
+        &self,
+        conflicts: Conflicts,
+        service: &config::Service,
+        port: &config::ServicePort,
+        upstreams: &Upstreams,
+    ) -> Result<Arc<Table>, BuildError> {
+        let rule = |name: &str, rule: &config::Rule| self.rule(upstreams, &name.into(), 0, rule, None);
+        mesh::table_alone(conflicts, service, port, rule)
     }
 
     fn rule(
         &self,
-        upstreams: &HashMap<String, Serving>,
-        policies: &HashMap<String, Shared>,
+        upstreams: &Upstreams,
         route: &Arc<str>,
         index: usize,
         rule: &config::Rule,
         before: Option<&KeptRule>,
     ) -> Result<Rule, BuildError> {
-        let unknown = |backend: &BackendRef| {
-            let mut known: Vec<_> = upstreams.keys().cloned().collect();
-            known.extend(self.locals.names().map(str::to_owned));
-            known.sort();
-            BuildError::UnknownBackend { route: route.to_string(), rule: index, backend: backend.name.clone(), known }
-        };
         let find = |backend: &BackendRef| -> Result<_, BuildError> {
-            if let Some(local) = self.locals.find(&backend.name) {
-                return Ok(Leaf::Local(local.clone()));
-            }
-            if let Some(why) = &backend.invalid {
-                return Ok(Leaf::Invalid(why.as_str().into()));
-            }
-            let serving = upstreams.get(&backend.name).ok_or_else(|| unknown(backend))?;
-            let forward = self.forward.clone().tunnel_idle_timeout(serving.config.stream_idle_timeout);
-            Ok(Leaf::Upstream(serving.upstream.clone(), forward))
-        };
-        let find = |backend: &BackendRef| -> Result<_, BuildError> {
-            let leaf = find(backend)?;
-            Ok(Backing { leaf, shared: policies.get(&backend.name) })
+            let leaf = self.leaf(upstreams, route, index, backend)?;
+            Ok(Backing { leaf, shared: upstreams.get(&backend.name).map(|standing| &*standing.policies) })
         };
         let rates = before.map_or(&[][..], |before| &before.rates);
         let choice = before.and_then(|before| before.backends.choice.as_ref());
         Scope { route, rule: index, find: &find, rates }.rule(rule, choice)
+    }
+
+    fn leaf(&self, upstreams: &Upstreams, route: &str, rule: usize, backend: &BackendRef) -> Result<Leaf, BuildError> {
+        if let Some(local) = self.locals.find(&backend.name) {
+            return Ok(Leaf::Local(local.clone()));
+        }
+        if let Some(why) = &backend.invalid {
+            return Ok(Leaf::Invalid(why.as_str().into()));
+        }
+        let standing = upstreams.get(&backend.name).and_then(|standing| standing.serving.as_ref());
+        let serving = standing.ok_or_else(|| {
+            let mut known: Vec<_> = upstreams.serving().map(|serving| serving.config.name.clone()).collect();
+            known.extend(self.locals.names().map(str::to_owned));
+            known.sort();
+            BuildError::UnknownBackend { route: route.to_owned(), rule, backend: backend.name.clone(), known }
+        })?;
+        let forward = self.forward.clone().tunnel_idle_timeout(serving.config.stream_idle_timeout);
+        Ok(Leaf::Upstream(serving.upstream.clone(), forward))
     }
 }
 
 impl Snapshot {
     /// Moves the upstreams that were kept to the endpoints this snapshot has for them.
     pub(super) fn take_over(&self) {
-        for serving in self.upstreams.values().filter(|serving| serving.moved) {
-            if let Endpoints::Static(endpoints) = &serving.config.endpoints {
-                serving.upstream.set_endpoints(endpoints);
-            }
-        }
+        self.upstreams.take_over();
+        self.called().take_over();
+    }
+
+    fn called(&self) -> MutexGuard<'_, Upstreams> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standing(&self, name: &str) -> Option<Standing> {
+        self.upstreams.get(name).cloned().or_else(|| self.called().get(name).cloned())
     }
 
     /// What a rule of its tables was compiled from.
@@ -315,32 +354,9 @@ impl Snapshot {
         self.kept.iter().filter_map(|((route, ..), rule)| Some((route, rule.backends.choice.as_ref()?.rollout()?)))
     }
 
-    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.upstreams.values().map(|serving| &serving.upstream)
-    }
-}
-
-impl Serving {
-    /// The same upstream under its next configuration, if that leaves it as it is but for listed endpoints and what stands
-    /// around it.
-    fn kept(&self, next: &config::Upstream) -> Option<Self> {
-        if *self.config == *next {
-            return Some(Self { moved: false, ..self.clone() });
-        }
-        let mut same = config::Upstream {
-            retry_budget: next.retry_budget.clone(),
-            hedge: next.hedge.clone(),
-            concurrency: next.concurrency.clone(),
-            adaptive_concurrency: next.adaptive_concurrency.clone(),
-            shed: next.shed.clone(),
-            ..config::Upstream::clone(&self.config)
-        };
-        let mut moved = false;
-        if let (Endpoints::Static(before), Endpoints::Static(endpoints)) = (&mut same.endpoints, &next.endpoints) {
-            moved = before != endpoints;
-            before.clone_from(endpoints);
-        }
-        (same == *next).then(|| Self { config: Arc::new(same), upstream: self.upstream.clone(), moved })
+    pub(super) fn upstreams(&self) -> Vec<Upstream> {
+        let called = self.called();
+        self.upstreams.serving().chain(called.serving()).map(|serving| serving.upstream.clone()).collect()
     }
 }
 
@@ -348,7 +364,7 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("rules", &self.listeners.len())
-            .field("upstreams", &self.upstreams.len())
+            .field("upstreams", &self.upstreams.serving().count())
             .finish_non_exhaustive()
     }
 }

@@ -314,14 +314,15 @@ fn services(service: &Service) -> String {
 
 /// Those that both have. What leads to one that comes or goes is told by routes and streams.
 fn upstreams(old: &Config, new: &Config) -> Vec<String> {
-    let after: BTreeMap<&str, &Upstream> = new.upstreams.iter().map(|one| (one.name.as_str(), one)).collect();
-    let changed = old.upstreams.iter().filter_map(|before| {
-        let after = *after.get(before.name.as_str())?;
+    let after: BTreeMap<&str, &Upstream> = new.all_upstreams().collect();
+    let before: BTreeMap<&str, &Upstream> = old.all_upstreams().collect();
+    let changed = before.into_iter().filter_map(|(name, before)| {
+        let after = *after.get(name)?;
         if normal(before) == normal(after) {
             return None;
         }
-        let (was, is) = (Stands(before).to_string(), Stands(after).to_string());
-        let name = &before.name;
+        let words = |upstream| Stands { upstream, no_endpoint: "503" }.to_string();
+        let (was, is) = (words(before), words(after));
         if was == is {
             let what = if before.tls == after.tls { "other settings" } else { "other settings of TLS" };
             return Some(format!("{name}\n  + {what}"));

@@ -1,6 +1,6 @@
 //! Why a request goes where it goes, with the backends at the end of it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use http::Request;
 
@@ -18,6 +18,7 @@ use crate::{
         words::{Does, Stands},
     },
     connection::ConnectionInfo,
+    respond::{Dialect, told},
     route::{
         self, HostMap,
         path::{InvalidPath, normalize_uri},
@@ -34,6 +35,8 @@ pub struct Explanation {
     listener: Option<Arc<str>>,
     outcome: Option<Outcome>,
     winner: Option<Winner>,
+    /// How the client is told what becomes of it.
+    dialect: Dialect,
 }
 
 /// The rule that wins a request.
@@ -79,7 +82,8 @@ impl Explanation {
         normalize_uri(plain.uri_mut())?;
         let connection = request.extensions().get::<ConnectionInfo>();
         let (mut text, mut listener) = (String::new(), None);
-        let nobody = |text: String, listener, outcome| Self { text, listener, outcome, winner: None };
+        let dialect = Dialect::of(plain.headers());
+        let nobody = |text: String, listener, outcome| Self { text, listener, outcome, winner: None, dialect };
         let asked = || {
             let host = route::host(plain.uri(), plain.headers());
             let host = host.as_deref().unwrap_or("(no host)");
@@ -102,7 +106,7 @@ impl Explanation {
             Ok(table) => table,
             Err(error) => {
                 let outcome = error.outcome();
-                text += &format!("{}\n   answered {}: {error}", asked(), outcome.status().as_u16());
+                text += &format!("{}\n   answered {}: {error}", asked(), told(outcome, dialect));
                 return Ok(nobody(text, listener, Some(outcome)));
             }
         };
@@ -118,8 +122,11 @@ impl Explanation {
         listener: Option<Arc<str>>,
     ) -> Self {
         text += &table.explain(request).to_string();
+        let dialect = Dialect::of(request.headers());
         let Some(found) = table.lookup(request) else {
-            return Self { text: text + "\n   answered 404", listener, outcome: Some(Outcome::NoRoute), winner: None };
+            let outcome = Outcome::NoRoute;
+            text += &format!("\n   answered {}", told(outcome, dialect));
+            return Self { text, listener, outcome: Some(outcome), winner: None, dialect };
         };
         let mut winner = Winner {
             route: found.route().clone(),
@@ -131,14 +138,14 @@ impl Explanation {
         if let Some(rule) = snapshot.rule(found.target()) {
             winner.describe(rule);
         }
-        winner.describe_upstreams(&snapshot.config);
-        Self { text, listener, outcome: None, winner: Some(winner) }
+        winner.describe_upstreams(&snapshot.config, dialect);
+        Self { text, listener, outcome: None, winner: Some(winner), dialect }
     }
 
     /// A request that is answered before any rule is asked.
-    pub(super) fn refused(asked: &str, outcome: Outcome, why: &dyn fmt::Display) -> Self {
-        let text = format!("{asked}\n   answered {}: {why}", outcome.status().as_u16());
-        Self { text, listener: None, outcome: Some(outcome), winner: None }
+    pub(super) fn refused(asked: &str, outcome: Outcome, dialect: Dialect, why: &dyn fmt::Display) -> Self {
+        let text = format!("{asked}\n   answered {}: {why}", told(outcome, dialect));
+        Self { text, listener: None, outcome: Some(outcome), winner: None, dialect }
     }
 
     /// The listener that owns the request, where a connection was given.
@@ -181,10 +188,12 @@ impl Winner {
         }
     }
 
-    fn describe_upstreams(&mut self, config: &config::Config) {
+    fn describe_upstreams(&mut self, config: &config::Config, dialect: Dialect) {
+        let all: HashMap<_, _> = config.all_upstreams().collect();
         for backend in self.backends.iter_mut().filter(|backend| !backend.local) {
-            let upstream = config.upstreams.iter().find(|upstream| *upstream.name == *backend.name);
-            backend.upstream = upstream.map(|upstream| Stands(upstream).to_string());
+            let upstream = all.get(&*backend.name);
+            let no_endpoint = told(Outcome::NoEndpoint, dialect);
+            backend.upstream = upstream.map(|upstream| Stands { upstream, no_endpoint: &no_endpoint }.to_string());
         }
     }
 }
@@ -209,6 +218,7 @@ impl Rule {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
+        let unusable = told(Outcome::InvalidBackend, self.dialect);
         let Some(winner) = &self.winner else { return Ok(()) };
         let total: u64 = winner.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         for backend in &winner.backends {
@@ -217,7 +227,7 @@ impl fmt::Display for Explanation {
                 f.write_str(", in this process")?;
             }
             if let Some(why) = &backend.invalid {
-                write!(f, ", answers 500: {why}")?;
+                write!(f, ", answers {unusable}: {why}")?;
             }
             if let Some(upstream) = &backend.upstream {
                 write!(f, ": {upstream}")?;
@@ -227,7 +237,7 @@ impl fmt::Display for Explanation {
         winner.policies.iter().try_for_each(|policy| write!(f, "\n   {policy}"))?;
         // Else the backends say it.
         let invalid = winner.invalid.iter().filter(|_| winner.backends.is_empty());
-        invalid.into_iter().try_for_each(|why| write!(f, "\n   answers 500: {why}"))
+        invalid.into_iter().try_for_each(|why| write!(f, "\n   answers {unusable}: {why}"))
     }
 }
 

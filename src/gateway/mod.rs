@@ -69,6 +69,7 @@ mod streams;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 
 #[cfg(feature = "tls")]
 pub use self::certificates::GatewayCertificates;
@@ -283,10 +284,11 @@ impl Gateway {
         RouteList(self.config())
     }
 
-    /// The upstreams that are served, in no particular order.
+    /// The upstreams that are served, in no particular order. That of a service without routes is there once the service has
+    /// been called.
     #[must_use]
     pub fn upstreams(&self) -> Vec<Upstream> {
-        self.shared.snapshot.load().upstreams().cloned().collect()
+        self.shared.snapshot.load().upstreams()
     }
 
     /// The rollouts that are under way or over, each with the name of its route, in no particular order: to be looked at

@@ -66,3 +66,5 @@ pub use self::{
     refusal::{Dialect, refusal},
     service::Respond,
 };
+
+pub(crate) use self::refusal::told;

@@ -102,6 +102,16 @@ fn trailers_only(outcome: Outcome, content_type: HeaderValue) -> Response<Body> 
     response
 }
 
+/// What a [`refusal`] says first, for people: the status that a client goes by.
+pub(crate) fn told(outcome: Outcome, dialect: Dialect) -> String {
+    let number = match dialect {
+        Dialect::Http => return outcome.status().as_u16().to_string(),
+        Dialect::Grpc | Dialect::GrpcWeb => grpc_status(outcome),
+    };
+    let code = number.parse().ok().and_then(grpc::Code::numbered).unwrap_or(grpc::Code::Unknown);
+    format!("grpc-status {number} ({code})")
+}
+
 /// The code of the module's table.
 fn grpc_status(outcome: Outcome) -> &'static str {
     match outcome {

@@ -98,8 +98,24 @@ GET shop.example.com /cart/7
     let (code, text) = answer_to(path, "http://any.test/", &[]).await;
     assert_eq!(code, Some(0));
     assert!(text.contains("listener `any`") && text.contains("listener `other` (host *) at 127.0.0.3:80"), "{text}");
-    let (code, text) = answer_to(path, "https://any.test/", &[]).await;
-    assert_eq!((code, text.contains("nothing listens for https")), (Some(0), true), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_that_nothing_listens_for_is_an_error_that_says_what_there_is() {
+    let dir = folder(&[("world.yaml", WORLD)]);
+    let path = dir.path().to_str().unwrap();
+    for (line, more, words) in [
+        ("https://any.test/", &[][..], "nothing listens for https: "),
+        ("http://any.test:81/", &[], "nothing listens for http on port 81: "),
+        ("http://any.test/", &["--address", "127.0.0.9"], "nothing listens for http at 127.0.0.9: "),
+    ] {
+        let arguments = ["--explain", line, "--manifests", path];
+        let output = run(&[&arguments[..], more].concat()).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {stderr}");
+        assert!(stderr.contains(words) && output.stdout.is_empty(), "{line}: {stderr}");
+        assert!(stderr.contains("There is: http://127.0.0.2:80, http://127.0.0.3:80"), "{line}: {stderr}");
+    }
 }
 
 async fn answer_to(path: &str, line: &str, more: &[&str]) -> (Option<i32>, String) {

@@ -2,7 +2,7 @@
 //!
 //! The program under test is `examples/ingress`, run as a process and asked as its users would ask it: what these tests
 //! say holds for the whole, whichever layer does it. The layers of a mesh, which are stacked by code, are tested in this process
-//! ([`mesh`], [`sending_again`]). What they share is in [`support`].
+//! ([`mesh`], [`sending_again`]), and so is the client of Services ([`services`]). What they share is in [`support`].
 
 #[path = "../../examples/ingress/asked.rs"]
 mod asked;
@@ -27,6 +27,7 @@ mod policies;
 mod reload;
 mod routing;
 mod sending_again;
+mod services;
 mod slow;
 mod smuggling;
 mod start;

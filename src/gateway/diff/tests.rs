@@ -109,3 +109,27 @@ fn streams_endpoints_and_certificates_have_their_own_lines() {
     ];
     assert_eq!(told(&world("db", &[one], 1), &world("db-2", &[two], 2)), expected);
 }
+
+#[test]
+fn a_service_that_no_route_leads_to_is_compared_with_its_endpoints() {
+    let upstream = |port: u16| Upstream::new("shop/cart:80", Endpoints::fixed([([10, 0, 0, 1], port).into()]));
+    let with = |own: Option<Upstream>, listed: Vec<Upstream>| {
+        let backend = BackendRef::new("shop/cart:80");
+        let port = crate::config::ServicePort {
+            upstream: own.map(Into::into),
+            ..crate::config::ServicePort::new(80, backend)
+        };
+        let cart = Service { name: "shop/cart".into(), ports: vec![port] };
+        Config { services: vec![cart], upstreams: listed, ..Config::default() }
+    };
+    let own = with(Some(upstream(1)), vec![]);
+    assert_eq!(told(&Config::default(), &own), ["services:", "  shop/cart", "    + port 80: shop/cart:80"]);
+    let moved = ["upstreams:", "  shop/cart:80", "    - 10.0.0.1:1", "    + 10.0.0.1:2"];
+    assert_eq!(told(&own, &with(Some(upstream(2)), vec![])), moved);
+    assert_eq!(told(&own, &with(None, vec![upstream(2)])), moved);
+    assert_eq!(
+        told(&own, &with(None, vec![upstream(1)])),
+        [""; 0],
+        "that a route leads there now is for the route to say"
+    );
+}

@@ -4,9 +4,9 @@ mod services;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::services::Services;
 #[cfg(feature = "metrics")]
 pub(super) use self::services::name_alone;
+pub(super) use self::services::{Services, table_alone};
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response,
@@ -31,8 +30,8 @@ use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower_service::Service;
 
-use self::services::Called;
-use super::{Explanation, Shared, compile::Snapshot, rule::Sending};
+use self::services::{Called, Rules};
+use super::{BuildError, Explanation, Shared, compile::Snapshot, rule::Sending, tables::Table};
 use crate::{
     Body, BoxError, Error, Outcome,
     balance::{Affinity, Tried},
@@ -60,8 +59,8 @@ use crate::{
 ///    the upstream's matter.
 /// 2. The routes attached to that service and port govern it. Those of the caller's own namespace (consumer routes) go
 ///    before the producer's: where there is one for the port, the producer's count for nothing (GEP-1294). A service
-///    without a route for the port is called as it is. Routes' hosts mean nothing here, and backends are not looked up as
-///    services again.
+///    without a route for the port is called as it is, by an upstream that is made at the first call. Routes' hosts mean
+///    nothing here, and backends are not looked up as services again.
 /// 3. There are routes and none of their rules fits: 404 ([`Outcome::NoRoute`]). A service, or a port, that the
 ///    configuration does not know is answered the same, with its own text in the log: nothing is looked up by DNS. Ask
 ///    [`knows`](Self::knows) where other hosts are called, too.
@@ -94,7 +93,7 @@ use crate::{
 /// let config = Config {
 ///     services: vec![Service {
 ///         name: "shop/cart".into(),
-///         ports: vec![ServicePort { port: 80, backend: BackendRef::new("shop/cart:80") }],
+///         ports: vec![ServicePort::new(80, BackendRef::new("shop/cart:80"))],
 ///     }],
 ///     // The namespace `web` tries the next version before anyone else.
 ///     routes: vec![Route {
@@ -125,7 +124,6 @@ use crate::{
 pub struct MeshClient {
     stack: Stack,
     calls: Calls,
-    shared: Arc<Shared>,
 }
 
 type Stack = Telemetry<Respond<WithCohort<Calls>>>;
@@ -137,31 +135,30 @@ pub struct MeshFuture(#[pin] <Stack as Service<Request<Body>>>::Future);
 /// The innermost service of a client: the service that is called, its table and its targets.
 #[derive(Clone)]
 struct Calls {
-    snapshot: Arc<ArcSwap<Snapshot>>,
+    shared: Arc<Shared>,
     namespace: Arc<str>,
     domain: Arc<str>,
 }
 
 impl MeshClient {
     pub(super) fn new(shared: &Arc<Shared>, namespace: Arc<str>) -> Self {
-        let calls = Calls { snapshot: shared.snapshot.clone(), namespace, domain: "cluster.local".into() };
-        Self::around(calls, shared.clone())
+        Self::around(Calls { shared: shared.clone(), namespace, domain: "cluster.local".into() })
     }
 
-    fn around(calls: Calls, shared: Arc<Shared>) -> Self {
+    fn around(calls: Calls) -> Self {
         let stack = ServiceBuilder::new()
-            .layer(shared.telemetry.clone())
-            .layer(shared.respond.clone())
+            .layer(calls.shared.telemetry.clone())
+            .layer(calls.shared.respond.clone())
             .layer(CohortLayer::client())
             .service(calls.clone());
-        Self { stack, calls, shared }
+        Self { stack, calls }
     }
 
     /// The domain that whole names of services end in. Default: `cluster.local`, that of Kubernetes.
     #[must_use]
     pub fn cluster_domain(self, domain: impl AsRef<str>) -> Self {
         let domain = domain.as_ref().trim_matches('.').to_ascii_lowercase();
-        Self::around(Calls { domain: domain.into(), ..self.calls }, self.shared)
+        Self::around(Calls { domain: domain.into(), ..self.calls })
     }
 
     /// Whether a call is for a service, and a port, that the configuration knows: others are for another client.
@@ -169,10 +166,10 @@ impl MeshClient {
     pub fn knows<B>(&self, request: &Request<B>) -> bool {
         let (uri, headers) = (request.uri(), request.headers());
         let authority = uri.authority().map(Authority::as_str).or_else(|| written(headers));
-        let snapshot = self.calls.snapshot.load();
+        let snapshot = self.calls.shared.snapshot.load();
         authority.is_some_and(|authority| {
             let called = Called::of(authority, default_port(uri.scheme()));
-            snapshot.services.table(&called, &self.calls.namespace, &self.calls.domain).is_ok()
+            snapshot.services.rules(&called, &self.calls.namespace, &self.calls.domain).is_ok()
         })
     }
 
@@ -193,7 +190,7 @@ impl MeshClient {
     /// let config = Config {
     ///     services: vec![Service {
     ///         name: "shop/cart".into(),
-    ///         ports: vec![ServicePort { port: 80, backend: BackendRef::new("cart") }],
+    ///         ports: vec![ServicePort::new(80, BackendRef::new("cart"))],
     ///     }],
     ///     routes: vec![Route {
     ///         services: vec![MeshParent {
@@ -228,7 +225,7 @@ impl MeshClient {
     /// ```
     ///
     /// # Errors
-    /// When the call's path has no normal form: it would be answered 400.
+    /// When the call's path has no normal form: it would be answered 400, or `grpc-status` 13.
     pub fn explain<B>(&self, request: &Request<B>) -> Result<Explanation, InvalidPath> {
         let mut plain = Request::new(());
         *plain.method_mut() = request.method().clone();
@@ -281,31 +278,62 @@ impl Calls {
         normalize_uri(&mut parts.uri).map_err(|invalid| Error::new(invalid.outcome()).with_source(invalid))?;
 
         let no_route = || Error::new(Outcome::NoRoute);
-        let snapshot = self.snapshot.load();
+        let snapshot = self.shared.snapshot.load();
         let called = addressed.called(&parts.headers);
-        let table = snapshot.services.table(&called, &self.namespace, &self.domain);
-        let table = table.map_err(|unknown| no_route().with_source(unknown))?;
+        let rules = snapshot.services.rules(&called, &self.namespace, &self.domain);
+        let rules = rules.map_err(|unknown| no_route().with_source(unknown))?;
+        let unusable = |error: BuildError| Error::new(Outcome::InvalidBackend).with_source(error);
+        let table = self.table(&snapshot, rules).map_err(unusable)?;
         let found = table.lookup_parts(&parts.method, &parts.uri, &parts.headers).ok_or_else(no_route)?;
         found.target().call(parts, body, found)
     }
 
+    fn table<'s>(&self, snapshot: &'s Snapshot, rules: Rules<'s>) -> Result<&'s Arc<Table>, BuildError> {
+        match rules {
+            Rules::Of(table) => Ok(table),
+            Rules::Alone(alone) => {
+                let make = |service: &_, port: &_| self.shared.compiler.alone(snapshot, service, port);
+                alone.table(&snapshot.config, make)
+            }
+        }
+    }
+
+    /// The table to be looked at: what was not called yet stays so.
+    fn table_idle(&self, snapshot: &Snapshot, rules: Rules<'_>) -> Result<Arc<Table>, BuildError> {
+        let alone = match rules {
+            Rules::Of(table) => return Ok(table.clone()),
+            Rules::Alone(alone) => alone,
+        };
+        if let Some(table) = alone.made() {
+            return Ok(table.clone());
+        }
+        let (service, port) = alone.of(&snapshot.config)?;
+        self.shared.compiler.alone_idle(snapshot, service, port)
+    }
+
     fn explain(&self, mut parts: Parts) -> Result<Explanation, InvalidPath> {
         let asked = format!("{} {}", parts.method, parts.uri);
+        let dialect = Dialect::of(&parts.headers);
+        let refused = |outcome, why: &dyn fmt::Display| Ok(Explanation::refused(&asked, outcome, dialect, why));
         let addressed = match Addressed::admit(&mut parts) {
             Ok(addressed) => addressed,
-            Err(refusal) => return Ok(Explanation::refused(&asked, Error::from(refusal).outcome(), &refusal)),
+            Err(refusal) => return refused(Error::from(refusal).outcome(), &refusal),
         };
         normalize_uri(&mut parts.uri)?;
         let request = Request::from_parts(parts, ());
         let called = addressed.called(request.headers());
-        let snapshot = self.snapshot.load();
-        Ok(match snapshot.services.table(&called, &self.namespace, &self.domain) {
+        let snapshot = self.shared.snapshot.load();
+        let rules = match snapshot.services.rules(&called, &self.namespace, &self.domain) {
+            Ok(rules) => rules,
+            Err(unknown) => return refused(Outcome::NoRoute, &unknown),
+        };
+        match self.table_idle(&snapshot, rules) {
             Ok(table) => {
                 let text = format!("call of {called} from namespace `{}`\n", self.namespace);
-                Explanation::by(&snapshot, table, &request, text, None)
+                Ok(Explanation::by(&snapshot, &table, &request, text, None))
             }
-            Err(unknown) => Explanation::refused(&asked, Outcome::NoRoute, &unknown),
-        })
+            Err(error) => refused(Outcome::InvalidBackend, &error),
+        }
     }
 }
 

@@ -1,9 +1,14 @@
 //! From the configuration to the rules of each service.
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{
-    config::{self, Config, Host},
+    config::{self, BackendRef, Config, Conflicts, Host, ServicePort},
     gateway::{
         BuildError,
         rule::Rule,
@@ -30,8 +35,24 @@ struct Frontend {
 struct Governed {
     /// The consumers' own routes, by their namespace.
     consumers: Map<Arc<Table>>,
-    /// The producer's routes, or, without any, the way to the service itself.
+    /// The producer's routes.
     everyone: Option<Arc<Table>>,
+    /// Without any, the way to the service itself.
+    alone: Option<Alone>,
+}
+
+/// The way to a service's port that no route governs, made at the first call.
+pub(super) struct Alone {
+    /// The service's place in the configuration, and the port's in the service.
+    at: (usize, usize),
+    table: OnceLock<Arc<Table>>,
+}
+
+/// The rules for calls.
+#[derive(Clone, Copy)]
+pub(super) enum Rules<'s> {
+    Of(&'s Arc<Table>),
+    Alone(&'s Alone),
 }
 
 /// The service that an authority names.
@@ -53,11 +74,12 @@ struct Groups<'c> {
 }
 
 impl Services {
-    /// `rules` are those of each route; `alone` makes the rule of a service's port for calls that no route governs.
+    /// `rules` are those of each route; `known` refuses a backend, of this name for the way to a service alone, that leads
+    /// nowhere.
     pub(in crate::gateway) fn compile(
         config: &Config,
         rules: &[Vec<Arc<Rule>>],
-        mut alone: impl FnMut(&str, &config::Rule) -> Result<Rule, BuildError>,
+        known: impl Fn(&str, &BackendRef) -> Result<(), BuildError>,
     ) -> Result<Self, BuildError> {
         let mut groups = HashMap::<&str, Groups<'_>>::new();
         for (index, route) in config.routes.iter().enumerate() {
@@ -72,19 +94,19 @@ impl Services {
         }
         let mut this = Self::default();
         let mut tables = Tables::new(config, rules);
-        for service in &config.services {
+        let mut own = HashMap::new();
+        for (index, service) in config.services.iter().enumerate() {
             names(&service.name)?;
             let groups = groups.remove(&*service.name).unwrap_or_default();
             let mut ports = Vec::with_capacity(service.ports.len());
-            for port in &service.ports {
+            for (number, port) in service.ports.iter().enumerate() {
+                check_upstream(service, port, &mut own)?;
                 let mut governed = groups.at(Some(port.port), &mut tables)?;
                 if governed.everyone.is_none() {
-                    let name = name_alone(service, port);
-                    let rule = config::Rule { backends: vec![port.backend.clone()], ..Default::default() };
-                    let target = Arc::new(alone(&name, &rule)?);
-                    let route = config::Route { rules: vec![rule], ..config::Route::named(name) };
-                    let table = Table::compile(&[route], config.conflicts, |_, _| target.clone())?;
-                    governed.everyone = Some(Arc::new(table));
+                    if port.upstream.is_none() {
+                        known(&name_alone(service, port), &port.backend)?;
+                    }
+                    governed.alone = Some(Alone { at: (index, number), table: OnceLock::new() });
                 }
                 ports.push((port.port, governed));
             }
@@ -123,8 +145,17 @@ impl Services {
         }
     }
 
+    /// Whether calls to this port have led somewhere, or may have, as a route governs them.
+    pub(in crate::gateway) fn serves(&self, service: &str, port: u16) -> bool {
+        let frontend = service.split_once('/').and_then(|(of, name)| self.0.get(of)?.get(name));
+        frontend.and_then(|frontend| frontend.at(port)).is_some_and(|governed| {
+            let is_made = governed.alone.as_ref().is_some_and(|alone| alone.made().is_some());
+            is_made || governed.everyone.is_some() || !governed.consumers.is_empty()
+        })
+    }
+
     /// The rules for calls that callers of `namespace` make, or why there are none.
-    pub(super) fn table(&self, called: &Called<'_>, namespace: &str, domain: &str) -> Result<&Arc<Table>, Unknown> {
+    pub(super) fn rules(&self, called: &Called<'_>, namespace: &str, domain: &str) -> Result<Rules<'_>, Unknown> {
         let Some((of, name)) = called.service(namespace, domain) else {
             return Err(Unknown::Host(called.host.to_string()));
         };
@@ -135,12 +166,76 @@ impl Services {
             None => Unknown::NoPort,
         };
         let governed = called.port.and_then(|port| frontend.at(port)).ok_or_else(no_port)?;
-        governed.consumers.get(namespace).or(governed.everyone.as_ref()).ok_or_else(no_port)
+        let routes = governed.consumers.get(namespace).or(governed.everyone.as_ref()).map(Rules::Of);
+        routes.or_else(|| governed.alone.as_ref().map(Rules::Alone)).ok_or_else(no_port)
+    }
+}
+
+impl Alone {
+    pub(super) fn made(&self) -> Option<&Arc<Table>> {
+        self.table.get()
+    }
+
+    pub(super) fn table(
+        &self,
+        config: &Config,
+        make: impl FnOnce(&config::Service, &ServicePort) -> Result<Arc<Table>, BuildError>,
+    ) -> Result<&Arc<Table>, BuildError> {
+        if let Some(table) = self.made() {
+            return Ok(table);
+        }
+        let (service, port) = self.of(config)?;
+        let made = make(service, port)?;
+        // Whoever was faster: both lead to the same upstream.
+        Ok(self.table.get_or_init(|| made))
+    }
+
+    /// What it leads to, in the configuration that it was compiled from.
+    pub(super) fn of<'c>(&self, config: &'c Config) -> Result<(&'c config::Service, &'c ServicePort), BuildError> {
+        let service = config.services.get(self.at.0);
+        let port = service.and_then(|service| Some((service, service.ports.get(self.at.1)?)));
+        port.ok_or_else(|| refused(&format!("number {}", self.at.0), "the configuration has no such port"))
+    }
+}
+
+/// The one rule for calls to a service's port that no route governs.
+pub(in crate::gateway) fn table_alone(
+    conflicts: Conflicts,
+    service: &config::Service,
+    port: &ServicePort,
+    make: impl Fn(&str, &config::Rule) -> Result<Rule, BuildError>,
+) -> Result<Arc<Table>, BuildError> {
+    let name = name_alone(service, port);
+    let rule = config::Rule { backends: vec![port.backend.clone()], ..Default::default() };
+    let target = Arc::new(make(&name, &rule)?);
+    let route = config::Route { rules: vec![rule], ..config::Route::named(name) };
+    Ok(Arc::new(Table::compile(&[route], conflicts, |_, _| target.clone())?))
+}
+
+/// Refuses an upstream of a port that would not be the one its calls go to. `own` are those of the ports before.
+fn check_upstream<'c>(
+    service: &config::Service,
+    port: &'c ServicePort,
+    own: &mut HashMap<&'c str, &'c config::Upstream>,
+) -> Result<(), BuildError> {
+    let Some(upstream) = port.upstream.as_deref() else { return Ok(()) };
+    if upstream.name != port.backend.name {
+        let problem = format!("the upstream of port {} is not its backend `{}`", port.port, port.backend.name);
+        return Err(refused(&service.name, problem));
+    }
+    match own.entry(&upstream.name) {
+        Entry::Occupied(other) if *other.get() != upstream => {
+            Err(BuildError::DuplicateUpstream { name: upstream.name.clone() })
+        }
+        entry => {
+            entry.or_insert(upstream);
+            Ok(())
+        }
     }
 }
 
 /// What calls to a service are called that no route governs.
-pub(in crate::gateway) fn name_alone(service: &config::Service, port: &config::ServicePort) -> String {
+pub(in crate::gateway) fn name_alone(service: &config::Service, port: &ServicePort) -> String {
     format!("{}:{}", service.name, port.port)
 }
 
@@ -183,9 +278,7 @@ impl Groups<'_> {
 
 /// Namespace and name of `namespace/service`.
 fn names(service: &str) -> Result<(&str, &str), BuildError> {
-    let is_plain = |byte: u8| byte == b'-' || byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
-    let names = service.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_label(name));
+    let names = config::Service::split(service);
     names.ok_or_else(|| refused(service, "its name is not `namespace/service`, in small letters, digits and `-`"))
 }
 

@@ -27,7 +27,7 @@ mod tests;
 
 pub(super) use self::{
     backend::{Backend, Backends, Sending, Target},
-    filters::{KeptRate, refusing},
+    filters::KeptRate,
     make::{Backing, Leaf, Scope},
     shared::Shared,
 };

@@ -82,13 +82,51 @@ impl<'a> Backends<'a> {
         speaks: Speaks,
         client: Option<&BackendClient>,
     ) -> BackendRef {
+        let found = match self.find(namespace, service, port, speaks, client) {
+            Ok(found) => found,
+            Err(invalid) => return invalid,
+        };
+        if !self.upstreams.contains_key(&found.name) {
+            if let Some(declared) = found.declared {
+                self.warn_of_protocol(found.service, declared);
+            }
+            self.upstreams.insert(found.name.clone(), self.upstream(&found));
+        }
+        BackendRef::new(found.name)
+    }
+
+    /// The same for a port that nothing may refer to: with its upstream, if nothing has so far.
+    pub(super) fn look_up(
+        &self,
+        namespace: &str,
+        service: &str,
+        port: Port<'_>,
+        speaks: Speaks,
+    ) -> (BackendRef, Option<Upstream>) {
+        match self.find(namespace, service, port, speaks, None) {
+            Ok(found) => {
+                let upstream = (!self.upstreams.contains_key(&found.name)).then(|| self.upstream(&found));
+                (BackendRef::new(found.name), upstream)
+            }
+            Err(invalid) => (invalid, None),
+        }
+    }
+
+    /// What a reference leads to; or the backend that says why it leads nowhere.
+    fn find(
+        &self,
+        namespace: &str,
+        service: &str,
+        port: Port<'_>,
+        speaks: Speaks,
+        client: Option<&BackendClient>,
+    ) -> Result<Found<'a>, BackendRef> {
         let unresolved = |why: String| match port {
             Port::Name(name) => BackendRef::invalid(format!("{namespace}/{service}:{name}"), why),
             Port::Number(number) => BackendRef::invalid(format!("{namespace}/{service}:{number}"), why),
         };
-        let Some(object) = self.objects.services.get(namespace, service) else {
-            return unresolved(format!("there is no Service {namespace}/{service}"));
-        };
+        let object = self.objects.services.get(namespace, service);
+        let object = object.ok_or_else(|| unresolved(format!("there is no Service {namespace}/{service}")))?;
         let declared = object.value.spec.ports.iter().find(|declared| {
             declared.protocol == "TCP"
                 && match port {
@@ -96,11 +134,10 @@ impl<'a> Backends<'a> {
                     Port::Number(number) => declared.port == number,
                 }
         });
-        let (number, endpoints) = match (object.value.external_name(), declared, port) {
+        let number = match (object.value.external_name(), declared, port) {
             // Such a Service needs no ports.
-            (Some(host), None, Port::Number(number)) => (number, external(host, number)),
-            (Some(host), Some(declared), _) => (declared.port, external(host, declared.port)),
-            (None, Some(declared), _) => (declared.port, Endpoints::Static(Vec::new())),
+            (Some(_), None, Port::Number(number)) => number,
+            (_, Some(declared), _) => declared.port,
             (_, None, _) => {
                 let ports: Vec<_> = object.value.spec.ports.iter().map(describe).collect();
                 let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
@@ -108,33 +145,33 @@ impl<'a> Backends<'a> {
                     Port::Name(name) => format!("`{name}`"),
                     Port::Number(number) => number.to_string(),
                 };
-                return unresolved(format!("Service {namespace}/{service} has no TCP port {port}; it has {ports}"));
+                let why = format!("Service {namespace}/{service} has no TCP port {port}; it has {ports}");
+                return Err(unresolved(why));
             }
         };
         let mut name = format!("{namespace}/{service}:{number}");
         let way = match self.way(object, declared, speaks, client) {
             Ok(way) => way,
-            Err(why) => return BackendRef::invalid(name, why),
+            Err(why) => return Err(BackendRef::invalid(name, why)),
         };
         name.push_str(way.suffix);
         if let Some(client) = client.filter(|_| way.tls.is_some()) {
             name.push('@');
             name.push_str(&client.gateway);
         }
-        if !self.upstreams.contains_key(&name) {
-            let endpoints = match (endpoints, declared) {
-                (Endpoints::Static(_), Some(declared)) => {
-                    Endpoints::fixed(self.addresses(namespace, service, &declared.name))
-                }
-                (endpoints, _) => endpoints,
-            };
-            let Way { protocol, tls, .. } = way;
-            if let Some(declared) = declared {
-                self.warn_of_protocol(object, declared);
+        Ok(Found { service: object, declared, number, way, name })
+    }
+
+    fn upstream(&self, found: &Found<'_>) -> Upstream {
+        let Found { service, declared, number, way, name } = found;
+        let endpoints = match (service.value.external_name(), declared) {
+            (Some(host), _) => external(host, *number),
+            (None, Some(declared)) => {
+                Endpoints::fixed(self.addresses(&service.namespace, &service.name, &declared.name))
             }
-            self.upstreams.insert(name.clone(), Upstream { protocol, tls, ..Upstream::new(name.clone(), endpoints) });
-        }
-        BackendRef::new(name)
+            (None, None) => Endpoints::Static(Vec::new()),
+        };
+        Upstream { protocol: way.protocol, tls: way.tls.clone(), ..Upstream::new(name.clone(), endpoints) }
     }
 
     /// The upstreams of all backends that were resolved, by name.
@@ -223,6 +260,16 @@ impl<'a> Backends<'a> {
             }
         }
     }
+}
+
+/// A port of a Service, and how it is spoken to.
+struct Found<'a> {
+    service: &'a Object<Service>,
+    declared: Option<&'a ServicePort>,
+    number: u16,
+    way: Way,
+    /// That of the upstream.
+    name: String,
 }
 
 /// How an upstream is spoken to, and what its name has behind it for that.

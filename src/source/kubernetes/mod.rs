@@ -45,7 +45,9 @@
 //! 4. The precedence of regular expressions, which the API leaves open: behind exact paths, before prefixes.
 //! 5. `retry` holds for all methods that its rule matches. Without `backendRequest`, `request` alone limits an attempt.
 //! 6. A route whose parent is a Service governs the calls to it. From another namespace it is for the callers of that
-//!    namespace; `hostnames` mean nothing there, and no grant is needed (GEP-1294).
+//!    namespace; `hostnames` mean nothing there, and no grant is needed (GEP-1294). Every Service can be called, at its TCP
+//!    ports: without a route a call goes to its endpoints, as it would to those of a backend. A port named `grpc` or `grpc-…`
+//!    without `appProtocol` is called over HTTP/2.
 //! 7. How many rules, matches and the like a route may have is not limited here, as it is in a cluster.
 //!
 //! # Gateways

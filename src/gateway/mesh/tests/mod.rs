@@ -1,5 +1,6 @@
 //! Calls by a client, with services of this process in the place of backends.
 
+mod alone;
 #[cfg(feature = "kubernetes")]
 mod conformance;
 
@@ -64,7 +65,7 @@ impl Echo {
 }
 
 fn service(name: &str, ports: impl IntoIterator<Item = u16>) -> config::Service {
-    let port = |port| ServicePort { port, backend: BackendRef::new(format!("{name}:{port}")) };
+    let port = |port| ServicePort::new(port, BackendRef::new(format!("{name}:{port}")));
     config::Service { name: name.into(), ports: ports.into_iter().map(port).collect() }
 }
 
@@ -189,6 +190,47 @@ fn a_call_is_explained_as_it_would_be_sent() {
     }
     assert!(gateway.client("tea").explain(&get("http://black/%zz")).is_err());
     assert_eq!((black.count(), green.count()), (0, 0), "nothing is sent");
+}
+
+#[tokio::test]
+async fn an_explanation_says_what_the_caller_would_be_told() {
+    let mut broken = rule("/", "tea/white:80");
+    broken.backends[0] = BackendRef::invalid("tea/white:80", "it is gone");
+    let config = Config {
+        services: vec![service("tea/black", [80])],
+        routes: vec![
+            route("r", "tea/black", None, None, vec![rule("/green", "tea/green:80")]),
+            route("broken", "tea/broken", None, None, vec![broken]),
+            route("empty", "tea/empty", None, None, vec![rule("/", "tea/empty:80")]),
+        ],
+        upstreams: vec![Upstream::new("tea/empty:80", Endpoints::fixed([]))],
+        ..Config::default()
+    };
+    let (gateway, ..) = gateway(config);
+    for (uri, http, grpc) in [
+        ("http://black/other", "answered 404", "answered grpc-status 12 (UNIMPLEMENTED)"),
+        ("http://white/", "answered 404: there", "answered grpc-status 12 (UNIMPLEMENTED): there"),
+        ("ftp://black/green", "answered 400: ", "answered grpc-status 13 (INTERNAL): "),
+        ("http://broken/", "answers 500: it is gone", "answers grpc-status 2 (UNKNOWN): it is gone"),
+        ("http://empty/", "no endpoint (503)", "no endpoint (grpc-status 14 (UNAVAILABLE))"),
+    ] {
+        for (content_type, words) in [
+            ("text/plain", http),
+            ("application/grpc", grpc),
+            ("application/grpc+proto", grpc),
+            ("application/grpc-web", grpc),
+        ] {
+            let call = || Request::get(uri).header("content-type", content_type).body(Body::empty()).unwrap();
+            let text = gateway.client("tea").explain(&call()).unwrap().to_string();
+            assert!(text.contains(words), "{text}");
+            let response = gateway.client("tea").oneshot(call()).await.unwrap();
+            let told = match response.headers().get("grpc-status") {
+                Some(code) => format!("grpc-status {} (", code.to_str().unwrap()),
+                None => response.status().as_str().to_owned(),
+            };
+            assert!(words.contains(&told), "{uri}, {content_type}: {told}");
+        }
+    }
 }
 
 #[tokio::test]

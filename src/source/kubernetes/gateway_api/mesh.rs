@@ -1,6 +1,6 @@
 //! Routes whose parents are Services (GAMMA): they govern the calls to them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     references::{CORE, ParentReference},
@@ -91,32 +91,38 @@ fn ports(objects: &Objects, service: &str) -> Vec<u16> {
     ports.filter(|port| port.protocol == "TCP").map(|port| port.port).collect()
 }
 
-/// All Services, as far as somebody can call them, if one of the routes governs such calls.
+/// All Services, as far as somebody can call them. Those that no route leads to have an upstream of their own.
 pub(super) fn services(objects: &Objects, routes: &[Route], backends: &mut Backends<'_>) -> Vec<Service> {
-    let mut services = Vec::new();
-    let governed = || routes.iter().filter(|route| !route.services.is_empty());
-    if governed().next().is_none() {
-        return services;
-    }
-    let grpc: HashSet<(&str, Option<u16>)> = governed()
+    let grpc: HashSet<(&str, Option<u16>)> = routes
+        .iter()
         .filter(|route| route.name.ends_with(GRPC_MARK))
         .flat_map(|route| &route.services)
         .map(|parent| (&*parent.service, parent.port))
         .collect();
+    let mut services = Vec::new();
     for object in objects.services.iter() {
         let name = format!("{}/{}", object.namespace, object.name);
+        if Service::split(&name).is_none() {
+            let why = "is not a DNS label: calls of this process cannot name the Service".to_owned();
+            backends.warnings.push(object.warning("metadata.name", why));
+            continue;
+        }
         let is_grpc = |port: &service::ServicePort| {
             // Where nothing is said the name of the port tells, as with Istio.
             let by_name = port.app_protocol.is_empty() && (port.name == "grpc" || port.name.starts_with("grpc-"));
             by_name || [None, Some(port.port)].into_iter().any(|port| grpc.contains(&(&*name, port)))
         };
-        let ports = object.value.spec.ports.iter().filter(|port| port.protocol == "TCP").map(|port| {
+        let mut ports: Vec<ServicePort> = Vec::with_capacity(object.value.spec.ports.len());
+        for port in object.value.spec.ports.iter().filter(|port| port.protocol == "TCP") {
+            // The first of a number is what backends find, too.
+            if ports.iter().any(|other| other.port == port.port) {
+                continue;
+            }
             let speaks = if is_grpc(port) { Speaks::Grpc } else { Speaks::Http };
             let number = Port::Number(port.port);
-            let backend = backends.resolve(&object.namespace, &object.name, number, speaks, None);
-            ServicePort { port: port.port, backend }
-        });
-        let ports = ports.collect();
+            let (backend, upstream) = backends.look_up(&object.namespace, &object.name, number, speaks);
+            ports.push(ServicePort { port: port.port, backend, upstream: upstream.map(Arc::new) });
+        }
         services.push(Service { name, ports });
     }
     services

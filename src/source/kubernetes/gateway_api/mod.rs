@@ -100,7 +100,7 @@ impl<'a> GatewayApi<'a> {
         routes::routes(self, backends)
     }
 
-    /// What calls between Services may name, where these routes govern some of them.
+    /// What calls between Services may name; these routes govern some of them.
     pub(super) fn services(&self, routes: &[Route], backends: &mut Backends<'a>) -> Vec<Service> {
         mesh::services(self.objects, routes, backends)
     }

@@ -8,7 +8,7 @@ use crate::config::{
 };
 
 /// A Gateway with one listener for all hosts, admitting routes of all namespaces.
-const GATEWAY: &str = "---
+pub(super) const GATEWAY: &str = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: ours}
@@ -22,7 +22,7 @@ spec:
   listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]
 ";
 
-fn object(kind: &str, metadata: &str, spec: &str) -> String {
+pub(super) fn object(kind: &str, metadata: &str, spec: &str) -> String {
     format!("---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {metadata}\nspec: {spec}\n")
 }
 
@@ -47,7 +47,7 @@ fn problems(kind: &str, rules: &str) -> Vec<(u32, String)> {
     error.problems().iter().map(|one| (one.place.line, one.field.clone())).collect()
 }
 
-const BACKENDS: &str = "backendRefs: [{name: s, port: 80}]";
+pub(super) const BACKENDS: &str = "backendRefs: [{name: s, port: 80}]";
 
 #[test]
 fn a_route_has_its_hosts_listeners_and_age() {
@@ -248,19 +248,19 @@ fn what_is_spoken_depends_on_the_route_and_the_port() {
     );
 }
 
-fn authority() -> String {
+pub(super) fn authority() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.self_signed(&key).unwrap().pem()
 }
 
-fn config_map(name: &str, pem: &str) -> String {
+pub(super) fn config_map(name: &str, pem: &str) -> String {
     let indented: String = pem.lines().map(|line| format!("    {line}\n")).collect();
     format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n{indented}")
 }
 
-fn policy(name: &str, section: &str, validation: &str) -> String {
+pub(super) fn policy(name: &str, section: &str, validation: &str) -> String {
     let target = format!("{{group: '', kind: Service, name: s{section}}}");
     object(
         "BackendTLSPolicy",
@@ -365,45 +365,6 @@ fn of_two_kinds_of_routes_the_older_has_a_host() {
     assert_eq!(names(&(http.clone() + &at("GRPCRoute", "{name: c}", "['*.example']"))), ["default/b"]);
     assert_eq!(names(&(http.clone() + &at("GRPCRoute", "{name: b}", "[a.example]"))), ["default/b"]);
     assert_eq!(names(&(http + &at("GRPCRoute", "{name: a}", "[b.example]"))).len(), 2);
-}
-
-#[test]
-fn a_service_as_parent_makes_a_route_of_the_mesh() {
-    let parents =
-        "[{group: '', kind: Service, name: s, port: 80}, {group: '', kind: Service, name: gone}, {name: web}]";
-    let spec = format!("{{parentRefs: {parents}, hostnames: [a.example], rules: [{{{BACKENDS}}}]}}");
-    let consumer = "{parentRefs: [{group: '', kind: Service, name: s, namespace: default}], rules: [{backendRefs: [{name: s, namespace: default, port: 80}]}]}";
-    let grpc = "{parentRefs: [{group: '', kind: Service, name: g}], rules: [{backendRefs: [{name: g, port: 80}]}]}";
-    let text = object("HTTPRoute", "{name: r}", &spec)
-        + &object("HTTPRoute", "{name: c, namespace: client}", consumer)
-        + &object("GRPCRoute", "{name: g}", grpc)
-        + &service("s")
-        + &service("g");
-    let config = load(&format!("{GATEWAY}{text}")).config;
-    let seen: Vec<_> = config
-        .routes
-        .iter()
-        .map(|route| {
-            let backend = &route.rules[0].backends[0];
-            assert_eq!(backend.invalid, None, "no grant is needed in a mesh");
-            (&*route.name, route.listeners.len(), route.hosts.len(), route.services.clone(), &*backend.name)
-        })
-        .collect();
-    let parent = |service: &str, port, consumers: Option<&str>| {
-        vec![crate::config::MeshParent { service: service.into(), port, consumers: consumers.map(str::to_owned) }]
-    };
-    assert_eq!(
-        seen,
-        [
-            ("client/c", 0, 0, parent("default/s", None, Some("client")), "default/s:80"),
-            ("default/r", 1, 1, vec![], "default/s:80"),
-            ("default/r", 0, 0, parent("default/s", Some(80), None), "default/s:80"),
-            ("default/g (GRPCRoute)", 0, 0, parent("default/g", None, None), "default/g:80+grpc"),
-        ]
-    );
-    let services: Vec<_> = config.services.iter().map(|one| (&*one.name, &*one.ports[0].backend.name)).collect();
-    assert_eq!(services, [("default/g", "default/g:80+grpc"), ("default/s", "default/s:80")]);
-    assert_eq!(load(&format!("{GATEWAY}{}", service("s"))).config.services, [], "without a mesh there is none");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod gateway_api;
 mod http_routes;
 mod order;
 mod routes;
+mod services;
 
 use crate::{
     config::{Config, Endpoints, PathMatch},
