@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::events;
+
 /// A value and where it stands in its file.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -53,19 +55,17 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Result<Node, SyntaxE
 }
 
 fn parse(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
-    let options = serde_saphyr::options! {
-        // The files are the operator's own, and may hold ten thousand objects in one list. What stays limited is what
-        // grows by itself: nesting (the stack) and aliases.
-        budget: serde_saphyr::budget! {
-            max_depth: 128,
-            max_events: usize::MAX,
-            max_nodes: usize::MAX,
-            max_total_scalar_bytes: usize::MAX,
-        },
-        // Only `true` and `false` (YAML 1.2): `y`, `no` and `on` are names of things.
-        strict_booleans: true,
-    };
-    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
+    events::tree(first_line, text).map_or_else(|| deserialize(first_line, text), Ok)
+}
+
+/// The value of a scalar without quotes, if it is one.
+pub(super) fn scalar(text: &str) -> Option<Value> {
+    serde_saphyr::from_str_with_options(text, options()).ok()
+}
+
+/// Reads whatever YAML may hold, and says what is wrong with it.
+pub(super) fn deserialize(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
+    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options()) {
         Ok(spanned) => {
             let mut node = Node::from(spanned);
             node.shift(first_line);
@@ -79,6 +79,21 @@ fn parse(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
             let message = message.strip_suffix(", set DuplicateKeyPolicy in Options if acceptable").unwrap_or(message);
             Err(SyntaxError { line: line.max(1) + first_line, column, message: message.to_owned() })
         }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // The files are the operator's own, and may hold ten thousand objects in one list. What stays limited is what
+        // grows by itself: nesting (the stack) and aliases.
+        budget: serde_saphyr::budget! {
+            max_depth: 128,
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+        // Only `true` and `false` (YAML 1.2): `y`, `no` and `on` are names of things.
+        strict_booleans: true,
     }
 }
 
