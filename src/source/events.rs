@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput};
+use serde_saphyr::granit_parser::{Event, Options, Parser, ScalarStyle, StrInput};
 
 use super::tree::{Entry, Node, Value, scalar};
 
@@ -18,7 +18,8 @@ const MAX_DEPTH: usize = 64;
 pub(super) fn tree(lines_before: u32, text: &str) -> Option<Node> {
     let mut options = Options::default();
     options.set_emit_comments(false);
-    let mut events = Events { parser: Parser::new_from_str_with_options(text, options), lines_before };
+    let parser = Parser::new_from_str_with_options(text, options);
+    let mut events = Events { parser, lines_before, nodes: Vec::with_capacity(16), entries: Vec::with_capacity(16) };
     events.expect(|event| matches!(event, Event::StreamStart))?;
     events.expect(|event| matches!(event, Event::DocumentStart(..)))?;
     let (event, span) = events.next()?;
@@ -31,11 +32,20 @@ pub(super) fn tree(lines_before: u32, text: &str) -> Option<Node> {
 struct Events<'a> {
     parser: Parser<'a, StrInput<'a>>,
     lines_before: u32,
+    /// What is read of the collections that are open: each is allocated once, when its size is known.
+    nodes: Vec<Node>,
+    entries: Vec<Entry>,
 }
 
+/// Line and column.
+type Position = (u32, u32);
+
 impl<'a> Events<'a> {
-    fn next(&mut self) -> Option<(Event<'a>, Span)> {
-        self.parser.next()?.ok()
+    fn next(&mut self) -> Option<(Event<'a>, Position)> {
+        let (event, span) = self.parser.next()?.ok()?;
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let line = narrow(span.start.line()).saturating_add(self.lines_before);
+        Some((event, (line, narrow(span.start.col() + 1))))
     }
 
     fn expect(&mut self, is_it: fn(&Event<'a>) -> bool) -> Option<()> {
@@ -43,8 +53,7 @@ impl<'a> Events<'a> {
     }
 
     /// The node that starts with `event`.
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Option<Node> {
-        let (line, column) = self.position(span);
+    fn node(&mut self, event: Event<'a>, (line, column): Position, depth: usize) -> Option<Node> {
         let value = match event {
             Event::Scalar(text, ScalarStyle::Plain, 0, None) => plain(text)?,
             Event::Scalar(text, _, 0, None) => Value::Text(boxed(text)),
@@ -56,36 +65,34 @@ impl<'a> Events<'a> {
     }
 
     fn sequence(&mut self, depth: usize) -> Option<Value> {
-        let mut nodes = Vec::new();
+        let start = self.nodes.len();
         loop {
             match self.next()? {
-                (Event::SequenceEnd, _) => return Some(Value::Sequence(nodes)),
-                (event, span) => nodes.push(self.node(event, span, depth)?),
+                (Event::SequenceEnd, _) => return Some(Value::Sequence(self.nodes.split_off(start))),
+                (event, at) => {
+                    let node = self.node(event, at, depth)?;
+                    self.nodes.push(node);
+                }
             }
         }
     }
 
     fn mapping(&mut self, depth: usize) -> Option<Value> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let start = self.entries.len();
         loop {
-            let (key, span) = match self.next()? {
+            let (key, (key_line, key_column)) = match self.next()? {
                 (Event::MappingEnd, _) => break,
-                (Event::Scalar(key, style, 0, None), span) if style != ScalarStyle::Plain || is_usual_key(&key) => {
-                    (key, span)
+                (Event::Scalar(key, style, 0, None), at) if style != ScalarStyle::Plain || is_usual_key(&key) => {
+                    (key, at)
                 }
                 _ => return None,
             };
-            let (key_line, key_column) = self.position(span);
-            let (event, span) = self.next()?;
-            let node = self.node(event, span, depth)?;
-            entries.push(Entry { key: boxed(key), key_line, key_column, node });
+            let (event, at) = self.next()?;
+            let node = self.node(event, at, depth)?;
+            self.entries.push(Entry { key: boxed(key), key_line, key_column, node });
         }
+        let entries = self.entries.split_off(start);
         are_unique(&entries).then_some(Value::Mapping(entries))
-    }
-
-    fn position(&self, span: Span) -> (u32, u32) {
-        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        (narrow(span.start.line()).saturating_add(self.lines_before), narrow(span.start.col() + 1))
     }
 }
 
