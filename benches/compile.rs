@@ -7,7 +7,7 @@
 //! 2. `and to a configuration`: the same, with the objects decoded, checked and made into routes and upstreams.
 //! 3. `the table of routes`: what the gateway's compiler spends on matching alone.
 //! 4. `a gateway`: the configuration compiled for the first time.
-//! 5. `applied to a gateway`: compiled beside the one that is served, and swapped in. What is kept of the old is found here.
+//! 5. `applied to a gateway`: compiled beside the one that is served, swapped in, and what was served before freed.
 
 use std::fmt::Write;
 
