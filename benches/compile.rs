@@ -1,11 +1,19 @@
-//! What it takes to read ten thousand HTTPRoutes, and to compile what they become.
+//! What a reload of ten thousand HTTPRoutes takes, stage by stage.
 //!
 //! `cargo bench --bench compile`
+//!
+//! 1. `YAML to trees`: parsing, with the place of every value; the routes are of a kind that is not known, and each is
+//!    a warning.
+//! 2. `and to a configuration`: the same, with the objects decoded, checked and made into routes and upstreams.
+//! 3. `the table of routes`: what the gateway's compiler spends on matching alone.
+//! 4. `a gateway`: the configuration compiled for the first time.
+//! 5. `applied to a gateway`: compiled beside the one that is served, swapped in, and what was served before freed.
 
-use std::{fmt::Write, hint::black_box};
+use std::fmt::Write;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use portcullis::{
+    gateway::Gateway,
     route::RouteTable,
     source::{self, Loaded},
 };
@@ -99,18 +107,27 @@ fn load(text: &str) -> Loaded {
     source::parse("bench.yaml", text).expect("the manifests are right")
 }
 
-fn compile(c: &mut Criterion) {
+fn stages(c: &mut Criterion) {
     let text = manifests();
+    let unknown = text.replace("kind: HTTPRoute", "kind: Unknown");
     let config = load(&text).config;
     assert_eq!(config.routes.len(), ROUTES);
+    let gateway = Gateway::builder(config.clone()).build().expect("the configuration is right");
     let mut group = c.benchmark_group("10000 HTTPRoutes");
     group.sample_size(10);
-    group.bench_function("read", |b| b.iter(|| black_box(load(&text))));
-    group.bench_function("compile the table", |b| {
-        b.iter(|| RouteTable::compile(&config.routes, config.conflicts, |_, rule| rule).expect("the routes are right"));
+    group.bench_function("YAML to trees", |b| b.iter_with_large_drop(|| load(&unknown)));
+    group.bench_function("and to a configuration", |b| b.iter_with_large_drop(|| load(&text)));
+    group.bench_function("the table of routes", |b| {
+        b.iter_with_large_drop(|| RouteTable::compile(&config.routes, config.conflicts, |_, rule| rule));
+    });
+    group.bench_function("a gateway", |b| {
+        b.iter_batched(|| config.clone(), |config| Gateway::builder(config).build(), BatchSize::PerIteration);
+    });
+    group.bench_function("applied to a gateway", |b| {
+        b.iter_batched(|| config.clone(), |config| gateway.apply(config), BatchSize::PerIteration);
     });
     group.finish();
 }
 
-criterion_group!(benches, compile);
+criterion_group!(benches, stages);
 criterion_main!(benches);

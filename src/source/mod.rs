@@ -27,6 +27,7 @@
 
 mod decode;
 mod error;
+mod events;
 pub mod file;
 mod files;
 #[cfg(feature = "kubernetes")]

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::events;
+
 /// A value and where it stands in its file.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -53,19 +55,17 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Result<Node, SyntaxE
 }
 
 fn parse(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
-    let options = serde_saphyr::options! {
-        // The files are the operator's own, and may hold ten thousand objects in one list. What stays limited is what
-        // grows by itself: nesting (the stack) and aliases.
-        budget: serde_saphyr::budget! {
-            max_depth: 128,
-            max_events: usize::MAX,
-            max_nodes: usize::MAX,
-            max_total_scalar_bytes: usize::MAX,
-        },
-        // Only `true` and `false` (YAML 1.2): `y`, `no` and `on` are names of things.
-        strict_booleans: true,
-    };
-    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
+    events::tree(first_line, text).map_or_else(|| deserialize(first_line, text), Ok)
+}
+
+/// The value of a scalar without quotes, if it is one.
+pub(super) fn scalar(text: &str) -> Option<Value> {
+    serde_saphyr::from_str_with_options(text, options()).ok()
+}
+
+/// Reads whatever YAML may hold, and says what is wrong with it.
+pub(super) fn deserialize(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
+    match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options()) {
         Ok(spanned) => {
             let mut node = Node::from(spanned);
             node.shift(first_line);
@@ -79,6 +79,21 @@ fn parse(first_line: u32, text: &str) -> Result<Node, SyntaxError> {
             let message = message.strip_suffix(", set DuplicateKeyPolicy in Options if acceptable").unwrap_or(message);
             Err(SyntaxError { line: line.max(1) + first_line, column, message: message.to_owned() })
         }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // The files are the operator's own, and may hold ten thousand objects in one list. What stays limited is what
+        // grows by itself: nesting (the stack) and aliases.
+        budget: serde_saphyr::budget! {
+            max_depth: 128,
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+        // Only `true` and `false` (YAML 1.2): `y`, `no` and `on` are names of things.
+        strict_booleans: true,
     }
 }
 
@@ -288,6 +303,13 @@ impl<'de> Visitor<'de> for Build {
 mod tests {
     use super::*;
 
+    fn text<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
+        match &node.get(key)?.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     fn lines(text: &str) -> Vec<u32> {
         documents(text).map(|document| document.expect("is YAML").line).collect()
     }
@@ -324,7 +346,44 @@ mod tests {
     }
 
     #[test]
-    fn nesting_without_end_is_refused_and_no_stack_overflow() {
-        assert!(documents(&"[".repeat(100_000)).next().unwrap().is_err());
+    fn what_grows_by_itself_is_refused() {
+        assert!(documents(&"[".repeat(100_000)).next().unwrap().is_err(), "and no stack overflow");
+        // Without optimization the deserializer needs more than the stack that a test has.
+        let deep = |depth: usize| {
+            let read = move || documents(&("[".repeat(depth) + &"]".repeat(depth))).next().unwrap();
+            std::thread::Builder::new().stack_size(16 << 20).spawn(read).unwrap().join().unwrap()
+        };
+        assert!(deep(128).is_ok());
+        let error = deep(129).unwrap_err();
+        assert_eq!((error.line, error.column), (1, 129), "{}", error.message);
+
+        let bomb = format!("a: &a [x]\nb: [{}]\n", vec!["*a"; 1000].join(", "));
+        assert!(documents(&bomb).next().unwrap().is_err(), "many aliases of few anchors");
+
+        let long = "x".repeat(1 << 20);
+        let node = documents(&format!("a: {long}\nb: '{long}'\n")).next().unwrap().unwrap();
+        assert!(["a", "b"].iter().all(|key| text(&node, key) == Some(&long)), "a size is no growth");
+    }
+
+    #[test]
+    fn anchors_and_merges_are_followed() {
+        let merged = "# x\na: &a {b: &b 1, c: d}\ne: *a\nf:\n  <<: *a\n  c: g\nh: *b\n";
+        let node = documents(merged).next().unwrap().unwrap();
+        let at = |key: &str| node.get(key).unwrap();
+        assert!(matches!(at("h").value, Value::Unsigned(1)));
+        assert_eq!((at("h").line, at("h").column), (7, 4), "an alias stands where it is used");
+        assert_eq!(text(at("e"), "c"), Some("d"));
+        assert_eq!(text(at("f"), "c"), Some("g"), "what is merged does not win");
+        assert!(matches!(at("f").get("b").unwrap().value, Value::Unsigned(1)));
+        assert!(documents("a: *gone\n").next().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_marker_is_one_at_the_start_of_a_line_only() {
+        let all: Vec<_> = documents("a: |\n  b\n  ---\n  c\n---\nd: 1\n").map(Result::unwrap).collect();
+        assert_eq!(all.len(), 2);
+        assert_eq!(text(&all[0], "a"), Some("b\n---\nc\n"));
+        let tab = documents("a:\n\tb: 1\n").next().unwrap().unwrap_err();
+        assert_eq!(tab.line, 2, "{}", tab.message);
     }
 }

@@ -1,7 +1,7 @@
 //! Services and their slices as upstreams.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Backends<'a> {
     /// By namespace and Service.
     slices: HashMap<(&'a str, &'a str), Vec<&'a Object<EndpointSlice>>>,
     upstreams: BTreeMap<String, Upstream>,
+    /// Ports whose protocol was warned of, by namespace, Service and index: they may be spoken to in several ways.
+    warned: HashSet<(&'a str, &'a str, usize)>,
     pub(super) warnings: Vec<Warning>,
 }
 
@@ -69,7 +71,7 @@ impl<'a> Backends<'a> {
             }
         }
         let policies = Policies::new(objects, &mut warnings);
-        Self { objects, policies, slices, upstreams: BTreeMap::new(), warnings }
+        Self { objects, policies, slices, upstreams: BTreeMap::new(), warned: HashSet::new(), warnings }
     }
 
     /// The backend for a port of a Service: `namespace/service:port`, with the port's number as far as it is known. If the
@@ -249,14 +251,12 @@ impl<'a> Backends<'a> {
         })
     }
 
-    fn warn_of_protocol(&mut self, service: &Object<Service>, port: &ServicePort) {
+    fn warn_of_protocol(&mut self, service: &'a Object<Service>, port: &ServicePort) {
         if AppProtocol::of(Some(port)) == AppProtocol::Unknown {
             let index = service.value.spec.ports.iter().position(|one| std::ptr::eq(one, port)).unwrap_or_default();
-            let why = format!("`{}` is not known; the port is taken to speak HTTP/1.1", port.app_protocol);
-            let warning = service.warning(&format!("spec.ports[{index}].appProtocol"), why);
-            // The port may be spoken to in several ways.
-            if !self.warnings.contains(&warning) {
-                self.warnings.push(warning);
+            if self.warned.insert((&service.namespace, &service.name, index)) {
+                let why = format!("`{}` is not known; the port is taken to speak HTTP/1.1", port.app_protocol);
+                self.warnings.push(service.warning(&format!("spec.ports[{index}].appProtocol"), why));
             }
         }
     }

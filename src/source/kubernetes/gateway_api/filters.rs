@@ -106,7 +106,7 @@ type Found<'f> = &'f mut dyn FnMut(String, Fault);
 
 /// Names what the API server would refuse. `one_prefix` says whether the rule is found by exactly one prefix. A type that is
 /// not known fails its rule when the route is made.
-pub(super) fn check(filters: &[Filter], one_prefix: bool, field: &str, found: Found<'_>) {
+pub(super) fn check(filters: &[Filter], one_prefix: bool, field: impl Display, found: Found<'_>) {
     let mut seen = HashSet::new();
     for (index, filter) in filters.iter().enumerate() {
         let field = format!("{field}[{index}]");
@@ -119,7 +119,7 @@ pub(super) fn check(filters: &[Filter], one_prefix: bool, field: &str, found: Fo
     }
     if seen.contains("RequestRedirect") && seen.contains("URLRewrite") {
         let why = "RequestRedirect and URLRewrite do not go together: leave one of them out".to_owned();
-        found(field.to_owned(), Fault::Invalid(why));
+        found(field.to_string(), Fault::Invalid(why));
     }
 }
 
@@ -221,7 +221,7 @@ impl HeaderModifier {
     fn check(&self, field: &str, found: Found<'_>) {
         for (list, headers) in [("set", &self.set), ("add", &self.add)] {
             for (index, header) in headers.iter().enumerate() {
-                let field = format!("{field}.{list}[{index}]");
+                let field = format_args!("{field}.{list}[{index}]");
                 check_field_name(&header.name, || format!("{field}.name"), found);
                 if HeaderValue::from_bytes(header.value.as_bytes()).is_err() {
                     let why = format!("{:?} is not a header field value", header.value);
@@ -256,7 +256,7 @@ impl From<&HeaderModifier> for HeaderChanges {
 
 impl RequestMirror {
     fn check(&self, field: &str, found: Found<'_>) {
-        self.backend_ref.check(&format!("{field}.backendRef"), found);
+        self.backend_ref.check(format_args!("{field}.backendRef"), found);
         if let Some(percent) = self.percent.filter(|percent| *percent > 100) {
             found(format!("{field}.percent"), number(percent, "a percentage from 0 to 100"));
         }

@@ -104,10 +104,10 @@ impl Kind for GrpcRoute {
                     method.check(&format!("{field}.method"), found);
                 }
                 for (at, header) in one.headers.iter().enumerate() {
-                    header.check(&format!("{field}.headers[{at}]"), found);
+                    header.check(format_args!("{field}.headers[{at}]"), found);
                 }
             }
-            filters::check(&rule.filters, true, &format!("{field}.filters"), found);
+            filters::check(&rule.filters, true, format_args!("{field}.filters"), found);
             check_backends(&rule.backend_refs, true, &field, found);
             if let Some(session) = &rule.session_persistence {
                 session.check(&format!("{field}.sessionPersistence"), found);

@@ -1,6 +1,6 @@
 //! `HTTPRoute`, and what it shares with `GRPCRoute`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, fmt::Display, time::Duration};
 
 use serde::Deserialize;
 
@@ -160,19 +160,19 @@ impl HttpRule {
         }
     }
 
-    fn check(&self, field: &str, found: &mut dyn FnMut(String, Fault)) {
+    fn check(&self, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
         for (index, one) in self.matches.iter().enumerate() {
-            one.check(&format!("{field}.matches[{index}]"), found);
+            one.check(format_args!("{field}.matches[{index}]"), found);
         }
         let one_prefix = self.has_one_prefix();
-        filters::check(&self.filters, one_prefix, &format!("{field}.filters"), found);
+        filters::check(&self.filters, one_prefix, format_args!("{field}.filters"), found);
         if !self.backend_refs.is_empty()
             && let Some(index) = self.filters.iter().position(|filter| filter.request_redirect.is_some())
         {
             let why = "a redirect leaves nothing for `backendRefs`: leave one of them out";
             found(format!("{field}.filters[{index}]"), Fault::Invalid(why.to_owned()));
         }
-        check_backends(&self.backend_refs, one_prefix, field, found);
+        check_backends(&self.backend_refs, one_prefix, &field, found);
         if let Some(timeouts) = &self.timeouts {
             timeouts.check(&format!("{field}.timeouts"), found);
         }
@@ -186,7 +186,7 @@ impl HttpRule {
 }
 
 impl HttpMatch {
-    fn check(&self, field: &str, found: &mut dyn FnMut(String, Fault)) {
+    fn check(&self, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
         let path = &self.path;
         let refused = match path.kind {
             PathMatchType::RegularExpression => pattern(&path.value).err(),
@@ -201,17 +201,17 @@ impl HttpMatch {
             found(format!("{field}.method"), fault);
         }
         for (index, header) in self.headers.iter().enumerate() {
-            header.check(&format!("{field}.headers[{index}]"), found);
+            header.check(format_args!("{field}.headers[{index}]"), found);
         }
         for (index, parameter) in self.query_params.iter().enumerate() {
-            parameter.check(&format!("{field}.queryParams[{index}]"), found);
+            parameter.check(format_args!("{field}.queryParams[{index}]"), found);
         }
     }
 }
 
 impl ValueMatch {
     /// The API wants the names of query parameters to be such as header fields have, too.
-    pub(super) fn check(&self, field: &str, found: &mut dyn FnMut(String, Fault)) {
+    pub(super) fn check(&self, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
         filters::check_field_name(&self.name, || format!("{field}.name"), found);
         if self.kind == MatchType::RegularExpression
             && let Err(fault) = pattern(&self.value)
@@ -289,7 +289,7 @@ impl Kind for HttpRoute {
         }
         check_rule_names(spec.rules.iter().map(|rule| rule.name.as_deref()), found);
         for (index, rule) in spec.rules.iter().enumerate() {
-            rule.check(&format!("spec.rules[{index}]"), found);
+            rule.check(format_args!("spec.rules[{index}]"), found);
         }
     }
 }
@@ -311,13 +311,13 @@ pub(super) fn check_rule_names<'r>(names: impl Iterator<Item = Option<&'r str>>,
 pub(super) fn check_backends(
     backends: &[BackendReference<Vec<Filter>>],
     one_prefix: bool,
-    rule: &str,
+    rule: impl Display,
     found: &mut dyn FnMut(String, Fault),
 ) {
     for (index, backend) in backends.iter().enumerate() {
-        let field = format!("{rule}.backendRefs[{index}]");
-        backend.check(&field, found);
-        filters::check(&backend.filters, one_prefix, &format!("{field}.filters"), found);
+        let field = format_args!("{rule}.backendRefs[{index}]");
+        backend.check(field, found);
+        filters::check(&backend.filters, one_prefix, format_args!("{field}.filters"), found);
     }
 }
 

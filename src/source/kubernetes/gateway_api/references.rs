@@ -1,6 +1,6 @@
 //! References between objects, as several kinds of the Gateway API write them.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{collections::HashSet, fmt::Display, net::Ipv4Addr};
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -82,8 +82,8 @@ pub(crate) struct LocalObjectReference {
 }
 
 impl ParentReference {
-    pub(crate) fn check(&self, field: &str, found: &mut dyn FnMut(String, Fault)) {
-        check_name(&self.name, field, found);
+    pub(crate) fn check(&self, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
+        check_name(&self.name, &field, found);
         if self.port == Some(0) {
             found(format!("{field}.port"), port_zero());
         }
@@ -96,8 +96,8 @@ impl<F> BackendReference<F> {
         self.group == CORE && self.kind == "Service"
     }
 
-    pub(crate) fn check(&self, field: &str, found: &mut dyn FnMut(String, Fault)) {
-        check_name(&self.name, field, found);
+    pub(crate) fn check(&self, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
+        check_name(&self.name, &field, found);
         match self.port {
             Some(0) => found(format!("{field}.port"), port_zero()),
             None if self.is_service() => found(format!("{field}.port"), Fault::Missing),
@@ -134,7 +134,7 @@ pub(crate) fn port_zero() -> Fault {
     Fault::Type { found: "the number 0".to_owned(), expected: "a port from 1 to 65535".to_owned() }
 }
 
-fn check_name(name: &str, field: &str, found: &mut dyn FnMut(String, Fault)) {
+fn check_name(name: &str, field: impl Display, found: &mut dyn FnMut(String, Fault)) {
     if name.is_empty() {
         found(format!("{field}.name"), Fault::Missing);
     }
@@ -185,7 +185,7 @@ pub(crate) fn check_hostnames(hostnames: &[String], found: &mut dyn FnMut(String
 /// What the API server refuses of a route's parents: two references to one object that say the same of its sections.
 pub(crate) fn check_parents(parents: &[ParentReference], found: &mut dyn FnMut(String, Fault)) {
     for (index, parent) in parents.iter().enumerate() {
-        parent.check(&format!("spec.parentRefs[{index}]"), found);
+        parent.check(format_args!("spec.parentRefs[{index}]"), found);
     }
     let mut seen = HashSet::new();
     for (index, parent) in parents.iter().enumerate() {

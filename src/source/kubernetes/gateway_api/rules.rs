@@ -1,6 +1,6 @@
 //! Rules of HTTPRoutes and GRPCRoutes.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use http::Method;
 
@@ -62,12 +62,17 @@ impl Scope<'_, '_> {
     }
 
     /// The backend that a reference leads to; what is wrong with it becomes a warning.
-    pub(super) fn backend<F>(&mut self, reference: &BackendReference<F>, speaks: Speaks, field: &str) -> BackendRef {
+    pub(super) fn backend<F>(
+        &mut self,
+        reference: &BackendReference<F>,
+        speaks: Speaks,
+        field: impl Display,
+    ) -> BackendRef {
         let from = Referrer { group: GROUP, kind: self.kind, namespace: self.namespace };
         let reach = Reach { speaks, client: self.client, needs_grant: !self.is_mesh };
         let backend = self.api.backend(from, reference, reach, self.backends);
         if let Some(why) = &backend.invalid {
-            self.warn(field, format!("{why}; requests for it are answered 500"));
+            self.warn(&field.to_string(), format!("{why}; requests for it are answered 500"));
         }
         backend
     }
@@ -109,15 +114,15 @@ fn common(
     field: &str,
     scope: &mut Scope<'_, '_>,
 ) -> Rule {
-    let (filters, mut invalid) = match resolve_filters(filters, &format!("{field}.filters"), scope) {
+    let (filters, mut invalid) = match resolve_filters(filters, format_args!("{field}.filters"), scope) {
         Ok(filters) => (filters, None),
         Err(why) => (Vec::new(), Some(why)),
     };
     let mut backends = Vec::with_capacity(references.len());
     for (index, reference) in references.iter().enumerate() {
-        let field = format!("{field}.backendRefs[{index}]");
-        let backend = scope.backend(reference, scope.speaks, &field);
-        let resolved = resolve_filters(&reference.filters, &format!("{field}.filters"), scope);
+        let field = format_args!("{field}.backendRefs[{index}]");
+        let backend = scope.backend(reference, scope.speaks, field);
+        let resolved = resolve_filters(&reference.filters, format_args!("{field}.filters"), scope);
         backends.push(match (&backend.invalid, resolved) {
             (None, Ok(filters)) => BackendRef { filters, ..backend },
             (Some(_), _) => backend,
@@ -141,7 +146,11 @@ fn common(
 }
 
 /// An error says why what they are written for cannot be served as it asks.
-fn resolve_filters(filters: &[Filter], field: &str, scope: &mut Scope<'_, '_>) -> Result<Vec<config::Filter>, String> {
+fn resolve_filters(
+    filters: &[Filter],
+    field: impl Display,
+    scope: &mut Scope<'_, '_>,
+) -> Result<Vec<config::Filter>, String> {
     let mut resolved = Vec::with_capacity(filters.len());
     for (index, filter) in filters.iter().enumerate() {
         resolved.extend(filter.resolve(&format!("{field}[{index}]"), scope)?);

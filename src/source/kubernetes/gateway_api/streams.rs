@@ -85,7 +85,7 @@ pub(super) fn check_rules(rules: &[StreamRule], found: &mut dyn FnMut(String, Fa
     }
     for (index, rule) in rules.iter().enumerate() {
         for (inner, backend) in rule.backend_refs.iter().enumerate() {
-            backend.check(&format!("spec.rules[{index}].backendRefs[{inner}]"), found);
+            backend.check(format_args!("spec.rules[{index}].backendRefs[{inner}]"), found);
         }
     }
 }

@@ -248,6 +248,24 @@ fn what_is_spoken_depends_on_the_route_and_the_port() {
     );
 }
 
+#[test]
+fn a_protocol_that_is_not_known_is_warned_of_once_a_port() {
+    let ports = "ports: [{name: a, port: 80, appProtocol: own}, {name: b, port: 81, appProtocol: own}]";
+    let services = (service("s") + &service("t")).replace("ports: [{name: http, port: 80}]", ports);
+    let backends =
+        "[{backendRefs: [{name: s, port: 80}, {name: s, port: 81}, {name: t, port: 80}, {name: t, port: 81}]}]";
+    let named = |kind: &str| {
+        let hosted = format!("{{hostnames: [{}.example], parent", kind.to_lowercase());
+        route(kind, backends).replace("{parent", &hosted)
+    };
+    let loaded = load(&format!("{GATEWAY}{}{}{services}", named("HTTPRoute"), named("GRPCRoute")));
+    assert_eq!(loaded.config.upstreams.len(), 8, "each port for HTTP and for gRPC: {:?}", loaded.config.upstreams);
+    let warned: Vec<_> = loaded.warnings.iter().map(|one| (one.object.as_deref(), &*one.field)).collect();
+    let (s, t) = (Some("Service default/s"), Some("Service default/t"));
+    let [first, second] = ["spec.ports[0].appProtocol", "spec.ports[1].appProtocol"];
+    assert_eq!(warned, [(s, first), (s, second), (t, first), (t, second)]);
+}
+
 pub(super) fn authority() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();

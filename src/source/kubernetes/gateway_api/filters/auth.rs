@@ -51,7 +51,7 @@ struct ForwardBody {
 
 impl ExternalAuth {
     pub(super) fn check(&self, field: &str, found: Found<'_>) {
-        self.backend_ref.check(&format!("{field}.backendRef"), found);
+        self.backend_ref.check(format_args!("{field}.backendRef"), found);
         for (kind, name, is_there) in
             [(AuthKind::Grpc, "grpc", self.grpc.is_some()), (AuthKind::Http, "http", self.http.is_some())]
         {
