@@ -94,7 +94,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -308,10 +308,13 @@ impl Gateway {
 }
 
 /// Frees what was replaced here, rather than where a request is served that was just being routed by it: of thousands of
-/// routes that takes milliseconds. Routing one takes microseconds, unless its thread is held up.
+/// routes that takes milliseconds, while routing one takes microseconds, unless its thread is held up.
 fn free<T>(mut old: Arc<T>) {
-    let until = Instant::now() + Duration::from_millis(100);
-    while Arc::get_mut(&mut old).is_none() && Instant::now() < until {
+    const PATIENCE: u32 = 100_000;
+    for _ in 0..PATIENCE {
+        if Arc::get_mut(&mut old).is_some() {
+            break;
+        }
         thread::yield_now();
     }
 }
