@@ -20,6 +20,7 @@ use super::{
 use crate::{
     connection::{ConnectionInfo, address_value},
     exchange::Exchange,
+    split::{self, Cohort},
 };
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -67,11 +68,16 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let scheme = info.map_or("http", ConnectionInfo::scheme);
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
+    let in_cohort = Cohort::of(request.extensions()).is_some();
     let certificate = client_cert::of(settings.client_cert, info, settings.by.as_ref());
     let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
     let headers = request.headers_mut();
     nominated::settle(headers);
     names::sanitize(headers, settings, trusted);
+    // One in the extensions was believed above, by its own layer.
+    if !trusted && !in_cohort {
+        split::tell(headers, None);
+    }
     client_cert::write(headers, settings.client_cert, certificate.as_ref());
     let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
 

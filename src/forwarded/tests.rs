@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     connection::{ConnectionInfo, TlsInfo},
     identity::PeerIdentity,
+    split::Cohort,
 };
 
 /// The fields and the client that a service behind `layer` sees.
@@ -259,4 +260,19 @@ fn a_peer_without_a_certificate_has_nothing_told_of_it() {
         let told = headers.get("x-forwarded-client-cert").map(|value| value.to_str().unwrap());
         assert_eq!(told, expected, "{mode:?}");
     }
+}
+
+#[test]
+fn nobody_puts_himself_into_a_cohort() {
+    let told = "user=1,portcullis-cohort=shop:canary";
+    for (peer, left) in [(None, "user=1"), (STRANGER, "user=1"), (BALANCER, told)] {
+        let (headers, _) = seen(&trusting(), peer, &[("baggage", told)]);
+        assert_eq!(headers["baggage"], *left, "{peer:?}");
+    }
+    // Who is put into one by code was put there by somebody else.
+    let echo =
+        service_fn(async |request: Request<()>| Ok::<_, Infallible>(Response::new(request.into_parts().0.headers)));
+    let request = Request::get("/").header("baggage", told).extension(Cohort::new("shop", "canary")).body(()).unwrap();
+    let headers = tokio_test::block_on(ForwardedLayer::new().layer(echo).oneshot(request)).unwrap().into_body();
+    assert_eq!(headers["baggage"], *told);
 }
