@@ -15,7 +15,12 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Accepts and serves until dropped. Nothing that goes wrong with accepting ends it: out of file descriptors, for
 /// example, is over as soon as a connection ends.
-pub(super) async fn accept<S: Serve>(listener: TcpListener, service: S, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+pub(super) async fn accept<S: Serve>(
+    listener: Arc<TcpListener>,
+    service: S,
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+) {
     let mut backoff = BACKOFF;
     loop {
         let (stream, peer) = match listener.accept().await {

@@ -1,10 +1,10 @@
 //! Addresses that come and go while a server serves.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::{net::TcpListener, sync::mpsc};
@@ -45,22 +45,30 @@ pub struct Listening(Arc<Inner>);
 struct Inner {
     /// Of the server's own listeners.
     own: Vec<SocketAddr>,
-    bound: Mutex<BTreeSet<SocketAddr>>,
+    bound: Mutex<Bound>,
     updates: mpsc::UnboundedSender<Update>,
+}
+
+/// Sockets, which are the server's to close.
+#[derive(Default)]
+struct Bound {
+    sockets: BTreeMap<SocketAddr, Weak<TcpListener>>,
+    /// What the server was told to close, and may not have yet.
+    leaving: BTreeMap<SocketAddr, Weak<TcpListener>>,
 }
 
 /// What a serving server is told.
 #[derive(Debug)]
 pub(super) struct Update {
     pub(super) remove: Vec<SocketAddr>,
-    pub(super) add: Vec<(SocketAddr, TcpListener)>,
+    pub(super) add: Vec<(SocketAddr, Arc<TcpListener>)>,
 }
 
 /// Addresses that are bound and not yet served; dropped, they are not.
 #[must_use]
 pub(crate) struct Prepared<'a> {
     listening: &'a Listening,
-    bound: MutexGuard<'a, BTreeSet<SocketAddr>>,
+    bound: MutexGuard<'a, Bound>,
     update: Update,
 }
 
@@ -86,7 +94,7 @@ impl Listening {
     /// The addresses that are bound, without those of the server's own listeners.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.bound().iter().copied().collect()
+        self.bound().sockets.keys().copied().collect()
     }
 
     /// Binds what is new. The error names the address that could not be.
@@ -102,14 +110,19 @@ impl Listening {
         let wanted: BTreeSet<SocketAddr> = asked.iter().filter(|address| !covered(address)).copied().collect();
         let bound = self.bound();
         let mut add = Vec::new();
-        for address in wanted.difference(&bound) {
-            add.push((*address, bind_to(*address, BACKLOG, false).map_err(|error| (*address, error))?));
+        for address in wanted.iter().filter(|address| !bound.sockets.contains_key(address)) {
+            let socket = match bound.leaving.get(address).and_then(Weak::upgrade) {
+                // It could not be bound again until it is closed.
+                Some(leaving) => leaving,
+                None => bind_to(*address, BACKLOG, false).map(Arc::new).map_err(|error| (*address, error))?,
+            };
+            add.push((*address, socket));
         }
-        let remove = bound.difference(&wanted).copied().collect();
+        let remove = bound.sockets.keys().filter(|address| !wanted.contains(address)).copied().collect();
         Ok(Prepared { listening: self, bound, update: Update { remove, add } })
     }
 
-    fn bound(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+    fn bound(&self) -> MutexGuard<'_, Bound> {
         self.0.bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,10 +139,12 @@ fn covers(wide: &SocketAddr, address: &SocketAddr) -> bool {
 impl Prepared<'_> {
     /// Serves what is new, and ends what is no longer wanted.
     pub(crate) fn commit(mut self) {
+        let Bound { sockets, leaving } = &mut *self.bound;
+        leaving.retain(|_, socket| socket.strong_count() > 0);
         for address in &self.update.remove {
-            self.bound.remove(address);
+            leaving.extend(sockets.remove_entry(address));
         }
-        self.bound.extend(self.update.add.iter().map(|(address, _)| *address));
+        sockets.extend(self.update.add.iter().map(|(address, socket)| (*address, Arc::downgrade(socket))));
         // A server that has ended serves nothing.
         let _ = self.listening.0.updates.send(self.update);
     }

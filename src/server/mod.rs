@@ -371,10 +371,10 @@ impl<S: connection::Serve> Serving<S> {
             own: true,
             decide: self.decide.clone(),
         };
-        self.accept(socket, shared);
+        self.accept(Arc::new(socket), shared);
     }
 
-    fn accept(&mut self, socket: TcpListener, shared: connection::Shared) -> AbortHandle {
+    fn accept(&mut self, socket: Arc<TcpListener>, shared: connection::Shared) -> AbortHandle {
         self.tasks.spawn(accept::accept(socket, self.service.clone(), Arc::new(shared), self.slots.clone()))
     }
 

@@ -80,6 +80,27 @@ async fn what_cannot_be_bound_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_address_may_come_back_before_it_is_closed() {
+    let (_, listening, served, drain) = start(ServerConfig::default(), echo());
+    let address = free().await;
+    // The server runs on this thread, and hears of nothing in between.
+    for _ in 0..3 {
+        listening.replace([address]).unwrap();
+        listening.replace([]).unwrap();
+    }
+    listening.replace([address]).unwrap();
+    ask(address).await.unwrap();
+    listening.replace([]).unwrap();
+    listening.replace([address]).unwrap();
+    ask(address).await.unwrap();
+    // It is the server's: it ends with that, whoever may still replace addresses.
+    drain.begin();
+    served.await.unwrap();
+    ask(address).await.unwrap_err();
+    drop(listening);
+}
+
+#[tokio::test]
 async fn a_listener_may_be_optional() {
     let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = holder.local_addr().unwrap();
