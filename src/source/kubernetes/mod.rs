@@ -40,8 +40,8 @@
 //!    500 for its share of the weights; a filter that is not known or cannot be done fails its rule, or its backend. A mirror
 //!    whose backend cannot be used is left out, with a warning, as the API has it.
 //! 3. `appProtocol` says `kubernetes.io/h2c` (HTTP/2) and `kubernetes.io/ws` (HTTP/1.1); backends of GRPCRoutes are HTTP/2
-//!    always, and others for gRPC calls where it says nothing. TLS comes from BackendTLSPolicies alone, which Ingresses obey, too; one without a valid authority makes its Service
-//!    unusable.
+//!    always, and others for gRPC calls where it says nothing. TLS comes from BackendTLSPolicies alone, which Ingresses obey,
+//!    too; one without a valid authority makes its Service unusable.
 //! 4. The precedence of regular expressions, which the API leaves open: behind exact paths, before prefixes.
 //! 5. `retry` holds for all methods that its rule matches. Without `backendRequest`, `request` alone limits an attempt.
 //! 6. A route whose parent is a Service governs the calls to it. From another namespace it is for the callers of that
