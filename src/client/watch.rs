@@ -155,9 +155,10 @@ impl Watch {
         self.uploading.load(SeqCst)
     }
 
-    /// The response's head arrived.
+    /// The response's head arrived: the request was processed.
     pub(super) fn respond(&self) {
         self.responded.store(true, SeqCst);
+        drop(self.take_offered());
     }
 
     /// The response's body is waited for, and has been since the last call of `body_moved`.
@@ -272,6 +273,17 @@ mod tests {
         assert_eq!(fires_after(&clock, &watch), None, "a slow reader");
         watch.body_waits(&clock);
         assert_eq!(fires_after(&clock, &watch), Some(17));
+    }
+
+    #[test]
+    fn a_body_is_offered_until_it_is_taken_or_the_request_was_processed() {
+        let watch = Watch::new();
+        watch.offer(Body::from("body"));
+        assert!(watch.take_offered().is_some_and(|body| !http_body::Body::is_end_stream(&body)));
+        assert!(watch.take_offered().is_none());
+        watch.offer(Body::from("body"));
+        watch.respond();
+        assert!(watch.take_offered().is_none());
     }
 
     #[test]
