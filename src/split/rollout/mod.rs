@@ -36,8 +36,8 @@
 //!   tenth of them or more the canary's) one that fails 10 % beside 1 % was taken back after 75 answers in the median and 269
 //!   in 99 of 100 cases, one that is three times slower after 74 and 243. One that is little worse than its bound may be
 //!   held where it is instead: out of bounds, but never clearly.
-//! - **How often in error.** Of 10,000 simulated rollouts of canaries as good as the stable one, at most 22 were taken back,
-//!   whatever share of all requests failed: 2 where none did, 12 where 2 % did, 22 where 10 % or 30 % did. One that lies
+//! - **How often in error.** Of 10,000 simulated rollouts of canaries as good as the stable one, 2 were taken back where no
+//!   request failed, 12 where 2 % did, 22 where 10 % did, and as many where 30 % did. One that lies
 //!   exactly on the bound may be taken back by bad luck more often: up to 74 of 10,000. `cargo test --lib
 //!   the_odds_of_rollouts -- --ignored --nocapture` prints such figures.
 //! - Each process judges by what it sees itself.
