@@ -29,7 +29,8 @@
 //!    in the route, from 0. So nothing that a client sends makes a
 //!    new series.
 //! 2. A series appears with its first request, and then costs no lookup of label strings: names are looked up in an
-//!    immutable snapshot, everything behind them is an atomic. Making one copies the snapshot's pointers.
+//!    immutable snapshot, everything behind them is an atomic. Only its first requests may take a lock, until there is a
+//!    snapshot that has it; the more series there are, the longer that takes, so that making them costs each a constant.
 //! 3. Series of routes that vanish from the configuration stay, so that the last requests to them are scraped, until
 //!    [`Metrics::retain`] drops them.
 //! 4. Requests in flight have no labels: the route is not known as a request begins.
