@@ -177,9 +177,10 @@ impl Machine {
         match self.judge() {
             Verdict::Broken(reason) => return Some(self.enter(Phase::RolledBack(reason), now)),
             Verdict::Within if lasted && !self.held => return Some(self.enter(self.after(step), now)),
-            Verdict::Within | Verdict::Unsure => {}
+            Verdict::Within => self.forget(now),
+            // Until it is clear, all of it counts: who looks at few answers often enough sees them within for once.
+            Verdict::Unsure => {}
         }
-        self.forget(now);
         None
     }
 
