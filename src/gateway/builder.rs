@@ -111,7 +111,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Counts every request in `metrics`, and shows the upstreams' state there; what a new configuration no longer has is
+    /// Counts every request in `metrics`, and shows the state of upstreams and rollouts there; what a new configuration no longer has is
     /// dropped from them. Default none.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, metrics: &Metrics) -> Self {
@@ -166,6 +166,12 @@ impl GatewayBuilder {
             metrics.upstreams(move || {
                 let snapshot = shared.upgrade().map(|shared| shared.snapshot.load_full());
                 snapshot.iter().flat_map(|snapshot| snapshot.upstreams()).map(|upstream| upstream.stats()).collect()
+            });
+            let shared = Arc::downgrade(&gateway.shared);
+            metrics.rollouts(move || {
+                let snapshot = shared.upgrade().map(|shared| shared.snapshot.load_full());
+                let rollouts = snapshot.iter().flat_map(|snapshot| snapshot.rollouts());
+                rollouts.map(|(_, rollout)| rollout.status()).collect()
             });
         }
         Ok(gateway)

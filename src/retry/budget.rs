@@ -13,10 +13,14 @@ use http::Extensions;
 use tokio::time::Instant;
 
 /// Into how many slots a window is divided.
-const SLOTS: u32 = 10;
+const SLOTS: u64 = 10;
 
 /// A slot may be written while another is the oldest of the window.
-const RING: usize = SLOTS as usize + 1;
+const RING: u64 = SLOTS + 1;
+
+/// How much of a slot is a number of requests: 268 million. The laps above it last for 23 years of the smallest window.
+const COUNT_BITS: u32 = 28;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 /// How many retries and hedges there may be. Clones share it, and whoever holds one draws on the same allowance.
 ///
@@ -50,9 +54,10 @@ struct Inner {
     reserve: u64,
     slot: Duration,
     began: OnceLock<Instant>,
-    /// The tenth's number in the upper half, the requests in it in the lower.
-    requests: [AtomicU64; RING],
-    grants: Mutex<[(u32, u64); RING]>,
+    /// How often the ring was full before the slot's tenth, above the requests in it.
+    requests: [AtomicU64; RING as usize],
+    /// The tenth's number, and the grants in it.
+    grants: Mutex<[(u64, u64); RING as usize]>,
 }
 
 /// In a request's extensions: it has been counted by this budget.
@@ -68,7 +73,7 @@ impl Budget {
         Self(Arc::new(Inner {
             percent: percent.into(),
             reserve: u64::try_from(reserve).unwrap_or(u64::MAX),
-            slot: window / SLOTS,
+            slot: window / SLOTS as u32,
             began: OnceLock::new(),
             requests: Default::default(),
             grants: Mutex::default(),
@@ -78,13 +83,14 @@ impl Budget {
     /// A request goes out for the first time.
     pub fn deposit(&self, now: Instant) {
         let number = self.number(now);
-        let Some(slot) = self.0.requests.get(number as usize % RING) else { return };
+        let Some(slot) = self.0.requests.get((number % RING) as usize) else { return };
+        let lap = number / RING;
         let mut seen = slot.load(Relaxed);
         loop {
-            let (held, count) = (seen >> 32, seen & u64::from(u32::MAX));
-            let next = match held.cmp(&number.into()) {
-                std::cmp::Ordering::Less => u64::from(number) << 32 | 1,
-                std::cmp::Ordering::Equal if count < u64::from(u32::MAX) => seen + 1,
+            let (held, count) = (seen >> COUNT_BITS, seen & COUNT);
+            let next = match held.cmp(&lap) {
+                std::cmp::Ordering::Less => lap << COUNT_BITS | 1,
+                std::cmp::Ordering::Equal if count < COUNT => seen + 1,
                 // Read late: the tenth is over, and its slot belongs to another.
                 _ => return,
             };
@@ -107,7 +113,7 @@ impl Budget {
         if granted >= self.allowance(number) {
             return false;
         }
-        if let Some(slot) = grants.get_mut(number as usize % RING) {
+        if let Some(slot) = grants.get_mut((number % RING) as usize) {
             if slot.0 != number {
                 *slot = (number, 0);
             }
@@ -126,22 +132,22 @@ impl Budget {
         }
     }
 
-    fn allowance(&self, number: u32) -> u64 {
-        let slots = self.0.requests.iter().map(|slot| slot.load(Relaxed));
-        let inside = slots.filter(|slot| {
-            let held = (slot >> 32) as u32;
+    fn allowance(&self, number: u64) -> u64 {
+        let slots = (0..).zip(&self.0.requests).map(|(index, slot)| (index, slot.load(Relaxed)));
+        let inside = slots.filter(|(index, slot)| {
+            let held = (slot >> COUNT_BITS) * RING + index;
             held <= number && held + SLOTS > number
         });
-        let requests: u64 = inside.map(|slot| slot & u64::from(u32::MAX)).sum();
+        let requests: u64 = inside.map(|(_, slot)| slot & COUNT).sum();
         (requests.saturating_mul(self.0.percent) / 100).saturating_add(self.0.reserve)
     }
 
     /// The number of the tenth that `now` lies in.
-    fn number(&self, now: Instant) -> u32 {
+    fn number(&self, now: Instant) -> u64 {
         let began = *self.0.began.get_or_init(|| now);
         let passed = now.saturating_duration_since(began).as_nanos() / self.0.slot.as_nanos().max(1);
-        // The highest are left free for sums.
-        u32::try_from(passed).unwrap_or(u32::MAX).min(u32::MAX - SLOTS)
+        // The last lap is left free for sums.
+        u64::try_from(passed).unwrap_or(u64::MAX).min(((u64::MAX >> COUNT_BITS) - 1) * RING)
     }
 }
 
@@ -156,7 +162,7 @@ impl fmt::Debug for Budget {
         f.debug_struct("Budget")
             .field("percent", &self.0.percent)
             .field("reserve", &self.0.reserve)
-            .field("window", &(self.0.slot * SLOTS))
+            .field("window", &(self.0.slot * SLOTS as u32))
             .finish_non_exhaustive()
     }
 }
@@ -189,6 +195,21 @@ mod tests {
         let month = Duration::from_secs(30 * 86_400);
         assert_eq!(granted(&budget, began + month), 100);
         assert_eq!(granted(&budget, began + month + WINDOW * 2), 100);
+    }
+
+    #[test]
+    fn the_smallest_window_still_slides_after_years() {
+        let (budget, began) = (Budget::new(20, 0, Duration::ZERO), Instant::now());
+        budget.deposit(began);
+        // Around the places where 32 bits of milliseconds would end, with and without the sign.
+        for days in [24.855, 49.710, 49.711, 99.42, 546.8, 3_650.0, 8_000.0] {
+            let start = began + Duration::from_secs_f64(days * 86_400.0);
+            (0..50).for_each(|_| budget.deposit(start));
+            let later = start + Duration::from_millis(20);
+            assert_eq!(granted(&budget, later), 0, "the window has not slid after {days} days");
+            (0..50).for_each(|_| budget.deposit(later));
+            assert_eq!(granted(&budget, later), 10, "after {days} days");
+        }
     }
 
     #[test]

@@ -285,6 +285,34 @@ async fn a_reload_keeps_what_a_rollout_knows_unless_it_is_another() {
 }
 
 #[cfg(feature = "metrics")]
+#[tokio::test(start_paused = true)]
+async fn metrics_show_rollouts_while_there_are_any() {
+    let metrics = Metrics::new();
+    let builder = Gateway::builder(config([rollout(&[10, 50])], [])).local("v1", says("v1")).local("v2", says("v2"));
+    let gateway = builder.metrics(&metrics).build().unwrap();
+    let shown = |share: &str, state: &str| {
+        let text = metrics.encode_prometheus();
+        let labels = r#"route="test",rule="0",canary="v2""#;
+        assert!(text.contains(&format!("portcullis_rollout_share_ratio{{{labels}}} {share}\n")), "{text}");
+        assert!(text.contains(&format!("portcullis_rollout_state{{{labels},state=\"{state}\"}} 1\n")), "{text}");
+    };
+    shown("0.1", "progressing");
+    canaries(&gateway, 400).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    ask(&gateway, "/").await;
+    shown("0.5", "progressing");
+    let (_, handle) = gateway.rollouts().pop().unwrap();
+    handle.hold();
+    shown("0.5", "held");
+    handle.promote();
+    shown("1.0", "promoted");
+    handle.abort();
+    shown("0.0", "rolled_back");
+    gateway.apply(config([rule("/", [BackendRef::new("v1")])], [])).unwrap();
+    assert!(!metrics.encode().contains("rollout"));
+}
+
+#[cfg(feature = "metrics")]
 #[tokio::test]
 async fn metrics_tell_cohorts_apart_where_there_are_any() {
     let metrics = Metrics::new();

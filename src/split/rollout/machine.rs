@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::stats::{Sample, Samples, Side, SideStatus, ratio, score, surely_above, wilson};
+use super::stats::{Sample, Samples, Side, SideStatus, ratio, score, sure, surely_above, wilson};
 use crate::{config::Rollout, split::InvalidSplit};
 
 /// The share of a canary's successes that may take longer than its bound.
@@ -84,10 +84,12 @@ pub struct Machine {
     held: bool,
     /// When the phase began.
     since: Instant,
-    /// When the current samples began to be taken.
+    /// All that counts.
+    seen: Pair,
+    /// Of it, what will still count when the rest is forgotten.
+    recent: Pair,
+    /// When the recent samples began to be taken.
     sampled: Instant,
-    current: Pair,
-    past: Pair,
 }
 
 #[derive(Debug, Clone)]
@@ -114,8 +116,8 @@ impl Machine {
         if config.steps.is_empty() || !growing || config.steps.iter().any(|share| !(1..=100).contains(share)) {
             return Err(InvalidSplit::Steps);
         }
-        let (current, past) = (Pair::new(), Pair::new());
-        Ok(Self { config, phase: Phase::Step(0), held: false, since: now, sampled: now, current, past })
+        let (seen, recent) = (Pair::new(), Pair::new());
+        Ok(Self { config, phase: Phase::Step(0), held: false, since: now, seen, recent, sampled: now })
     }
 
     /// The configuration it was made with.
@@ -155,16 +157,17 @@ impl Machine {
     /// What is known of the stable side and of the canary.
     #[must_use]
     pub fn sides(&self) -> (SideStatus, SideStatus) {
-        let (stable, canary) = self.samples();
-        (stable.status(), canary.status())
+        (self.seen.stable.status(), self.seen.canary.status())
     }
 
     /// One request was answered, or failed to be. What changes by that, if anything does.
     pub fn record(&mut self, side: Side, sample: Sample, now: Instant) -> Option<Change> {
         let Phase::Step(step) = self.phase else { return None };
-        match side {
-            Side::Stable => self.current.stable.add(sample),
-            Side::Canary => self.current.canary.add(sample),
+        for pair in [&mut self.seen, &mut self.recent] {
+            match side {
+                Side::Stable => pair.stable.add(sample),
+                Side::Canary => pair.canary.add(sample),
+            }
         }
         // Only a canary's answer can break its bounds; only what is due may step.
         let lasted = now.saturating_duration_since(self.since) >= self.config.interval;
@@ -174,9 +177,10 @@ impl Machine {
         match self.judge() {
             Verdict::Broken(reason) => return Some(self.enter(Phase::RolledBack(reason), now)),
             Verdict::Within if lasted && !self.held => return Some(self.enter(self.after(step), now)),
-            Verdict::Within | Verdict::Unsure => {}
+            Verdict::Within => self.forget(now),
+            // Until it is clear, all of it counts: who looks at few answers often enough sees them within for once.
+            Verdict::Unsure => {}
         }
-        self.forget(now);
         None
     }
 
@@ -216,25 +220,18 @@ impl Machine {
         self.phase = phase;
         self.since = now;
         self.sampled = now;
-        self.current = Pair::new();
-        self.past = Pair::new();
+        self.seen = Pair::new();
+        self.recent = Pair::new();
         Change { phase, share: self.share(), canary, stable }
     }
 
-    /// Samples become the past when they are old and enough; the past before them is forgotten.
+    /// What was seen before the recent samples is forgotten when those are old and enough.
     fn forget(&mut self, now: Instant) {
         let old = now.saturating_duration_since(self.sampled) >= self.config.interval;
-        if old && self.is_enough(&self.current.canary) && self.is_enough(&self.current.stable) {
-            self.past = std::mem::replace(&mut self.current, Pair::new());
+        if old && self.is_enough(&self.recent.canary) && self.is_enough(&self.recent.stable) {
+            self.seen = std::mem::replace(&mut self.recent, Pair::new());
             self.sampled = now;
         }
-    }
-
-    fn samples(&self) -> (Samples, Samples) {
-        let (mut stable, mut canary) = (self.past.stable.clone(), self.past.canary.clone());
-        stable.join(&self.current.stable);
-        canary.join(&self.current.canary);
-        (stable, canary)
     }
 
     fn is_enough(&self, samples: &Samples) -> bool {
@@ -242,22 +239,22 @@ impl Machine {
     }
 
     fn judge(&self) -> Verdict {
-        let requests = self.past.canary.requests() + self.current.canary.requests();
-        if requests < self.config.min_requests.max(1).into() {
+        let Pair { stable, canary } = &self.seen;
+        if !self.is_enough(canary) {
             return Verdict::Unsure;
         }
-        let (stable, canary) = self.samples();
-        match (self.errors(&stable, &canary), self.latency(&stable, &canary)) {
+        let z = sure(canary.requests(), self.config.min_requests.into());
+        match (self.errors(z, stable, canary), self.latency(z, stable, canary)) {
             (Verdict::Broken(reason), _) | (_, Verdict::Broken(reason)) => Verdict::Broken(reason),
-            (Verdict::Within, Verdict::Within) if self.is_enough(&stable) => Verdict::Within,
+            (Verdict::Within, Verdict::Within) if self.is_enough(stable) => Verdict::Within,
             _ => Verdict::Unsure,
         }
     }
 
-    fn errors(&self, stable: &Samples, canary: &Samples) -> Verdict {
+    fn errors(&self, z: f64, stable: &Samples, canary: &Samples) -> Verdict {
         let bound = f64::from(self.config.max_error_rate) / 100.0;
         let counts = |samples: &Samples| (samples.failures, samples.requests());
-        if surely_above(counts(canary), counts(stable)) > bound {
+        if surely_above(z, counts(canary), counts(stable)) > bound {
             Verdict::Broken(Reason::Errors)
         } else if canary.error_rate() - stable.error_rate() > bound {
             Verdict::Unsure
@@ -266,7 +263,7 @@ impl Machine {
         }
     }
 
-    fn latency(&self, stable: &Samples, canary: &Samples) -> Verdict {
+    fn latency(&self, z: f64, stable: &Samples, canary: &Samples) -> Verdict {
         let enough = u64::from(self.config.min_requests.max(1));
         if stable.successes < enough || canary.successes == 0 {
             return Verdict::Unsure;
@@ -275,8 +272,8 @@ impl Machine {
             let latency = stable.percentile(share).unwrap_or_default();
             latency.mul_f64(f64::from(self.config.max_latency) / 100.0).max(latency + SLACK)
         };
-        let surely = canary.slower_than(bound(score(1.0 - SLOW, stable.successes as f64).1));
-        if wilson(surely, canary.successes).0 > SLOW {
+        let surely = canary.slower_than(bound(score(z, 1.0 - SLOW, stable.successes as f64).1));
+        if wilson(z, surely, canary.successes).0 > SLOW {
             Verdict::Broken(Reason::Latency)
         } else if ratio(canary.slower_than(bound(1.0 - SLOW)), canary.successes) > SLOW {
             Verdict::Unsure

@@ -8,8 +8,8 @@ const STEPS: f64 = 8.0;
 /// From 1 µs to more than an hour.
 const BUCKETS: usize = 8 * 33;
 
-/// The 99.5 % quantile of the normal distribution: how sure one has to be, on one side.
-const Z: f64 = 2.575_829;
+/// How many standard errors a rate has to lie beyond its bound at the first look.
+const FIRST: f64 = 4.0;
 
 /// Of two services, whose answers are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,14 +76,6 @@ impl Samples {
         }
     }
 
-    pub(super) fn join(&mut self, other: &Self) {
-        self.failures += other.failures;
-        self.successes += other.successes;
-        for (count, more) in self.buckets.iter_mut().zip(&other.buckets) {
-            *count = count.saturating_add(*more);
-        }
-    }
-
     pub(super) fn requests(&self) -> u64 {
         self.failures + self.successes
     }
@@ -126,30 +118,40 @@ pub(super) fn ratio(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
-/// Wilson's score interval of a rate that was seen as `part` of `of`.
-pub(super) fn wilson(part: u64, of: u64) -> (f64, f64) {
+/// How many standard errors make sure, after this many requests, where every one of them is a look, from the number
+/// `first` on.
+///
+/// It is the boundary of Robbins (1970), which a random walk crosses ever, however long it goes on, with the probability
+/// 1 - Φ(a) + aφ(a): 1 of 1700 for 4. A fixed number is crossed for certain by a walk that is long enough.
+pub(super) fn sure(requests: u64, first: u64) -> f64 {
+    let first = first.max(1);
+    (FIRST * FIRST + ratio(requests.max(first), first).ln()).sqrt()
+}
+
+/// Wilson's score interval, at `z` standard errors, of a rate that was seen as `part` of `of`.
+pub(super) fn wilson(z: f64, part: u64, of: u64) -> (f64, f64) {
     if of == 0 {
         return (0.0, 1.0);
     }
-    score(ratio(part, of), of as f64)
+    score(z, ratio(part, of), of as f64)
 }
 
 /// The same of a rate that is given.
-pub(super) fn score(rate: f64, of: f64) -> (f64, f64) {
-    let middle = rate + Z * Z / (2.0 * of);
-    let reach = Z * (rate * (1.0 - rate) / of + Z * Z / (4.0 * of * of)).sqrt();
-    let scale = 1.0 + Z * Z / of;
+pub(super) fn score(z: f64, rate: f64, of: f64) -> (f64, f64) {
+    let middle = rate + z * z / (2.0 * of);
+    let reach = z * (rate * (1.0 - rate) / of + z * z / (4.0 * of * of)).sqrt();
+    let scale = 1.0 + z * z / of;
     (((middle - reach) / scale).max(0.0), ((middle + reach) / scale).min(1.0))
 }
 
 /// The least that one rate surely lies above another: the lower end of Newcombe's hybrid score interval of the difference.
 /// Where nothing was seen of the other one, it is taken to be nought.
-pub(super) fn surely_above((part, of): (u64, u64), (other_part, other_of): (u64, u64)) -> f64 {
-    let (rate, (lower, _)) = (ratio(part, of), wilson(part, of));
+pub(super) fn surely_above(z: f64, (part, of): (u64, u64), (other_part, other_of): (u64, u64)) -> f64 {
+    let (rate, (lower, _)) = (ratio(part, of), wilson(z, part, of));
     if other_of == 0 {
         return lower;
     }
-    let (other, (_, upper)) = (ratio(other_part, other_of), wilson(other_part, other_of));
+    let (other, (_, upper)) = (ratio(other_part, other_of), wilson(z, other_part, other_of));
     rate - other - ((rate - lower).powi(2) + (upper - other).powi(2)).sqrt()
 }
 
@@ -187,19 +189,31 @@ mod tests {
     #[test]
     fn intervals_are_as_in_the_books() {
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-3, "{a} is not {b}");
-        close(wilson(0, 10).1, 0.3988);
-        close(wilson(0, 10).0, 0.0);
-        close(wilson(5, 10).0, 0.1844);
-        close(wilson(5, 10).1, 0.8156);
-        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        let z = 2.575_829;
+        close(wilson(z, 0, 10).1, 0.3988);
+        close(wilson(z, 0, 10).0, 0.0);
+        close(wilson(z, 5, 10).0, 0.1844);
+        close(wilson(z, 5, 10).1, 0.8156);
+        assert_eq!(wilson(z, 0, 0), (0.0, 1.0));
     }
 
     #[test]
-    fn one_failure_of_twenty_is_bad_luck_and_two_are_not() {
-        assert!(surely_above((1, 20), (0, 2000)) < 0.01);
-        assert!(surely_above((2, 20), (0, 2000)) > 0.01);
-        assert!(surely_above((2, 20), (100, 2000)) < 0.01, "the stable one fails as well");
-        assert!(surely_above((20, 20), (0, 5)) > 0.01);
-        assert!(surely_above((20, 20), (0, 0)) > 0.01);
+    fn two_failures_of_twenty_are_bad_luck_and_three_are_not() {
+        let above = |canary: (u64, u64), stable| surely_above(sure(canary.1, 20), canary, stable);
+        assert!(above((2, 20), (0, 2000)) < 0.01);
+        assert!(above((3, 20), (0, 2000)) > 0.01);
+        assert!(above((3, 20), (100, 2000)) < 0.01, "the stable one fails as well");
+        assert!(above((20, 20), (0, 5)) > 0.01);
+        assert!(above((20, 20), (0, 0)) > 0.01);
+    }
+
+    #[test]
+    fn who_looks_more_often_has_to_be_surer() {
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-3, "{a} is not {b}");
+        close(sure(20, 20), 4.0);
+        close(sure(5, 20), 4.0);
+        close(sure(1_000, 1), (16.0 + 1_000_f64.ln()).sqrt());
+        close(sure(162_062, 20), 5.0);
+        assert!(sure(0, 0).is_finite());
     }
 }

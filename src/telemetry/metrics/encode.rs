@@ -1,7 +1,8 @@
 //! The metrics written down.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     sync::{
         Arc, PoisonError,
@@ -17,7 +18,10 @@ use prometheus_client::{
 };
 
 use super::{Core, UpstreamStats, series::Series};
-use crate::breaker::{self, State};
+use crate::{
+    breaker::{self, State},
+    split::{RolloutStatus, rollout::Phase},
+};
 
 /// Writes what the core has counted at every scrape.
 pub(super) struct Collected(pub(super) Arc<Core>);
@@ -62,6 +66,10 @@ impl Collector for Collected {
         let upstreams = self.upstreams();
         if !upstreams.is_empty() {
             encode_upstreams(&upstreams, &mut encoder)?;
+        }
+        let rollouts = self.rollouts();
+        if !rollouts.is_empty() {
+            encode_rollouts(&rollouts, &mut encoder)?;
         }
         Ok(())
     }
@@ -164,6 +172,44 @@ fn encode_breakers(breakers: &[(&str, &breaker::Stats)], encoder: &mut Descripto
     Ok(())
 }
 
+/// The states of a rollout, those of greater concern last.
+const ROLLOUT_STATES: [&str; 4] = ["promoted", "progressing", "held", "rolled_back"];
+
+/// The index of the state that it is in.
+fn state_of(rollout: &RolloutStatus) -> usize {
+    match rollout.phase {
+        Phase::Promoted => 0,
+        Phase::Step(_) => 1 + usize::from(rollout.held),
+        Phase::RolledBack(_) => 3,
+    }
+}
+
+fn encode_rollouts(rollouts: &[RolloutStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let rules: Vec<_> = rollouts.iter().map(|rollout| rollout.rule.to_string()).collect();
+    let rows: Vec<_> = rollouts
+        .iter()
+        .zip(&rules)
+        .map(|(rollout, rule)| {
+            let names = [("route", &*rollout.route), ("rule", rule.as_str()), ("canary", rollout.canary_name.as_str())];
+            (rollout, names)
+        })
+        .collect();
+    let (help, unit) = ("The canary's share of requests", Unit::Other("ratio".into()));
+    let mut family = encoder.encode_descriptor("portcullis_rollout_share", help, Some(&unit), MetricType::Gauge)?;
+    for (rollout, names) in &rows {
+        ConstGauge::new(f64::from(rollout.share) / 100.0).encode(family.encode_family(names)?)?;
+    }
+    let help = "Whether the rollout is in this state";
+    let mut family = encoder.encode_descriptor("portcullis_rollout_state", help, None, MetricType::Gauge)?;
+    for (rollout, names) in &rows {
+        for (index, state) in ROLLOUT_STATES.into_iter().enumerate() {
+            let labels: Vec<_> = names.iter().copied().chain([("state", state)]).collect();
+            ConstGauge::new(u64::from(state_of(rollout) == index)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Two breakers of one upstream's name, told of as one: the figures are added up, and the worse state is its state.
 fn both(one: Option<breaker::Stats>, other: Option<breaker::Stats>) -> Option<breaker::Stats> {
     let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
@@ -189,6 +235,25 @@ impl Collected {
             sum.connections_idle += stats.connections_idle;
             sum.pending_requests += stats.pending_requests;
             sum.upstream = stats.upstream;
+        }
+        all.into_values().collect()
+    }
+
+    /// The same of rollouts: one entry for each set of labels.
+    fn rollouts(&self) -> Vec<RolloutStatus> {
+        let sources = self.0.rollouts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = BTreeMap::<_, RolloutStatus>::new();
+        for status in sources.iter().flat_map(|source| source()) {
+            let key = (Arc::clone(&status.route), status.rule, status.canary_name.clone());
+            match all.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(status)),
+                Entry::Occupied(mut entry) => {
+                    let concern = |status: &RolloutStatus| (state_of(status), Reverse(status.share));
+                    if concern(&status) > concern(entry.get()) {
+                        entry.insert(status);
+                    }
+                }
+            }
         }
         all.into_values().collect()
     }

@@ -1,4 +1,4 @@
-//! Prometheus metrics of every request, and gauges of every upstream.
+//! Prometheus metrics of every request, and gauges of every upstream and rollout.
 //!
 //! | name | type | unit | labels | |
 //! |---|---|---|---|---|
@@ -19,14 +19,18 @@
 //! | `portcullis_upstream_breaker_refused_total` | counter | | `upstream` | requests that its circuit breaker refused |
 //! | `portcullis_upstream_connections` | gauge | | `upstream`, `state` (`active`, `idle`) | connections open |
 //! | `portcullis_upstream_pending_requests` | gauge | | `upstream` | requests waiting for a connection |
+//! | `portcullis_rollout_share_ratio` | gauge | ratio | `route`, `rule`, `canary` | the canary's share of requests, from 0 to 1 |
+//! | `portcullis_rollout_state` | gauge | | `route`, `rule`, `canary`, `state` (`progressing`, `held`, `promoted`, `rolled_back`) | 1 for the state the rollout is in, else 0 |
 //!
 //! 1. `route` and `upstream` come from the configuration only, and are empty where none was chosen. `method` is one of the
 //!    nine standard ones or `other`; `code` is the class of the status (`2xx`), or `none` where there was no response;
 //!    `outcome` is an [`Outcome`](crate::Outcome)'s name. `cohort` is there only where a split put the request into a
-//!    [cohort](crate::split::Cohort), by the name that the configuration has for it. So nothing that a client sends makes a
+//!    [cohort](crate::split::Cohort), by the name that the configuration has for it. A rollout's `rule` is its rule's place
+//!    in the route, from 0. So nothing that a client sends makes a
 //!    new series.
 //! 2. A series appears with its first request, and then costs no lookup of label strings: names are looked up in an
-//!    immutable snapshot, everything behind them is an atomic. Making one copies the snapshot's pointers.
+//!    immutable snapshot, everything behind them is an atomic. Only its first requests may take a lock, until there is a
+//!    snapshot that has it; the more series there are, the longer that takes, so that making them costs each a constant.
 //! 3. Series of routes that vanish from the configuration stay, so that the last requests to them are scraped, until
 //!    [`Metrics::retain`] drops them.
 //! 4. Requests in flight have no labels: the route is not known as a request begins.
@@ -71,7 +75,7 @@ use tokio::time::Duration;
 
 use self::{encode::Collected, series::Series, shelf::Shelf};
 use super::{Finished, Interest, Recorder};
-use crate::breaker;
+use crate::{breaker, split::RolloutStatus};
 
 /// Upper bounds, in milliseconds, of the buckets of `portcullis_request_duration_seconds`, unless others are chosen: from
 /// an answer in memory to the usual limits of clients. The middle ones are those of Prometheus' own client libraries.
@@ -94,12 +98,15 @@ struct Core {
     in_flight: AtomicI64,
     routes: Shelf<Arc<str>, Upstreams>,
     upstreams: Mutex<Vec<UpstreamSource>>,
+    rollouts: Mutex<Vec<RolloutSource>>,
 }
 
 /// By upstream, by cohort; what has none is of the empty one.
 type Upstreams = Shelf<Arc<str>, Shelf<Arc<str>, Series>>;
 
 type UpstreamSource = Arc<dyn Fn() -> Vec<UpstreamStats> + Send + Sync>;
+
+type RolloutSource = Arc<dyn Fn() -> Vec<RolloutStatus> + Send + Sync>;
 
 /// The state of an upstream at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -143,6 +150,7 @@ impl Metrics {
             in_flight: AtomicI64::new(0),
             routes: Shelf::default(),
             upstreams: Mutex::default(),
+            rollouts: Mutex::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Collected(Arc::clone(&core))));
@@ -180,6 +188,30 @@ impl Metrics {
     /// upstream that is not told of any more is gone.
     pub fn upstreams(&self, source: impl Fn() -> Vec<UpstreamStats> + Send + Sync + 'static) {
         self.0.core.upstreams.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(source));
+    }
+
+    /// Adds a source of rollout gauges, asked at every scrape. Of one rollout that is told of twice the state of greater
+    /// concern is shown: rolled back before held, before progressing, before promoted. A rollout that is not told of any
+    /// more is gone.
+    ///
+    /// # Example
+    /// ```
+    /// use portcullis::{config::Rollout, split::RolloutHandle, telemetry::metrics::Metrics};
+    ///
+    /// let metrics = Metrics::new();
+    /// let rollout = RolloutHandle::new("default/shop", 0, Rollout::of("shop-v2"))?;
+    /// let shown = rollout.clone();
+    /// metrics.rollouts(move || vec![shown.status()]);
+    ///
+    /// let labels = r#"route="default/shop",rule="0",canary="shop-v2""#;
+    /// assert!(metrics.encode().contains(&format!("portcullis_rollout_share_ratio{{{labels}}} 0.01\n")));
+    /// rollout.abort();
+    /// let state = format!(r#"portcullis_rollout_state{{{labels},state="rolled_back"}} 1"#);
+    /// assert!(metrics.encode().contains(&state));
+    /// # Ok::<_, portcullis::split::InvalidSplit>(())
+    /// ```
+    pub fn rollouts(&self, source: impl Fn() -> Vec<RolloutStatus> + Send + Sync + 'static) {
+        self.0.core.rollouts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(source));
     }
 
     /// Drops the series for which `keep(route, upstream, cohort)` is false: for a configuration that was replaced. A request

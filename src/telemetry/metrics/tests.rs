@@ -1,7 +1,15 @@
 use http::{Method, StatusCode};
 
 use super::*;
-use crate::{Outcome, exchange::Record};
+use crate::{
+    Outcome,
+    config::Rollout,
+    exchange::Record,
+    split::{
+        RolloutHandle,
+        rollout::{Phase, Reason},
+    },
+};
 
 fn finished(route: &str, upstream: &str, outcome: Outcome, status: Option<u16>) -> Finished {
     let named = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
@@ -54,8 +62,44 @@ fn the_exposition_is_as_documented() {
     metrics.upstreams(|| {
         vec![UpstreamStats { upstream: "cart".into(), connections_active: 4, ..UpstreamStats::default() }]
     });
+    metrics.rollouts(|| vec![rollout("default/shop", 1, Phase::RolledBack(Reason::Errors), 0)]);
+    metrics.rollouts(|| {
+        let held = RolloutStatus { held: true, ..rollout("a", 0, Phase::Step(1), 25) };
+        vec![rollout("default/shop", 0, Phase::Promoted, 100), held, rollout("a", 1, Phase::Step(0), 1)]
+    });
     assert_eq!(metrics.encode(), include_str!("golden.openmetrics.txt"));
     assert_eq!(metrics.encode_prometheus(), include_str!("golden.prometheus.txt"));
+}
+
+fn rollout(route: &str, rule: usize, phase: Phase, share: u8) -> RolloutStatus {
+    let handle = RolloutHandle::new(route, rule, Rollout::of("v2")).unwrap();
+    RolloutStatus { phase, share, ..handle.status() }
+}
+
+/// Two samples of one series would make the whole text invalid: routes of two gateways may have one name.
+#[test]
+fn of_two_rollouts_with_the_same_labels_the_one_of_greater_concern_is_shown() {
+    let (good, bad) = (rollout("a", 0, Phase::Promoted, 100), rollout("a", 0, Phase::RolledBack(Reason::Latency), 0));
+    let (early, late) = (rollout("a", 0, Phase::Step(0), 1), rollout("a", 0, Phase::Step(2), 25));
+    let held = RolloutStatus { held: true, ..late.clone() };
+    for (one, other, state, share) in [
+        (good.clone(), bad, "rolled_back", "0.0"),
+        (good, early.clone(), "progressing", "0.01"),
+        (early.clone(), late, "progressing", "0.01"),
+        (held, early, "held", "0.25"),
+    ] {
+        for both in [[one.clone(), other.clone()], [other, one]] {
+            let metrics = Metrics::new();
+            metrics.rollouts(move || both.to_vec());
+            let text = metrics.encode();
+            let shown: Vec<_> = text.lines().filter(|line| line.starts_with("portcullis_rollout_share")).collect();
+            assert_eq!(shown, [format!(r#"portcullis_rollout_share_ratio{{route="a",rule="0",canary="v2"}} {share}"#)]);
+            let shown =
+                text.lines().filter(|line| line.starts_with("portcullis_rollout_state") && line.ends_with(" 1"));
+            let states: Vec<_> = shown.filter_map(|line| line.split('"').nth(7)).collect();
+            assert_eq!(states, [state]);
+        }
+    }
 }
 
 #[test]
