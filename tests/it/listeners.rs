@@ -102,7 +102,7 @@ async fn tls_is_told_apart_by_name_and_what_is_misdirected_is_421() {
     .await;
     // In front of it, one that passes some on and ends others.
     let front = at(5, free_port());
-    let _front = Ingress::start(&format!(
+    let fronting = Ingress::start(&format!(
         "listeners:\n{}{}streams:\n- {{name: p, listeners: [pass], backends: [tls]}}\n- {{name: e, listeners: [end], backends: [one]}}\n{}",
         listener("pass", front, "*.test", "tls_passthrough"),
         listener("end", front, "ended.test", &format!("{{tls: {ends}}}")),
@@ -128,6 +128,10 @@ async fn tls_is_told_apart_by_name_and_what_is_misdirected_is_421() {
     let connect = format!("::{front}");
     let output = curl(&["--http1.1", "--cacert", &ca, "--connect-to", &connect, &url]).await;
     assert!(output.stdout.contains("one"), "{output:?}");
+    for (route, name) in [("p", "a.test"), ("e", "ended.test")] {
+        let words = ["access::stream", &format!("route=\"{route}\""), &format!("server_name=\"{name}\"")];
+        fronting.logged(0, &words).await;
+    }
     for (to, name) in [(place, "other.test"), (front, "test"), (front, "none.example")] {
         let output = s_client(to, &pki.ca_file(), &["-servername", name]).await;
         let said = format!("{}{}", output.stdout, output.stderr);
