@@ -9,12 +9,19 @@ use super::{
     listeners::{Domain, Family, Kind, Place},
     streams::StreamRule,
 };
-use crate::server::{Arrival, ClientHello, Decide, Decision, StreamHandler};
+use crate::{
+    Outcome,
+    connection::ConnectionInfo,
+    server::{Arrival, ClientHello, Decide, Decision, StreamHandler},
+    telemetry::{StreamFacts, TelemetryLayer},
+};
 
 /// A gateway's word on connections.
 pub(super) struct Admission {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) idle: Duration,
+    /// What records streams.
+    pub(super) telemetry: TelemetryLayer,
 }
 
 impl Decide for Admission {
@@ -32,37 +39,61 @@ impl Decide for Admission {
                 Ok(Decision::Http)
             }
             (Family::Http, _) => Err("the listener is invalid".to_owned()),
-            (Family::Tcp, _) => self.of_domain(place.domains.find(None), None),
+            (Family::Tcp, _) => self.of_domain(place.domains.find(None), None, arrival.connection),
             (Family::Tls, None) => Ok(Decision::Hello),
-            (Family::Tls, Some(hello)) => self.of_hello(place, hello, own && arrival.own_tls),
+            (Family::Tls, Some(hello)) => self.of_hello(place, hello, own && arrival.own_tls, arrival.connection),
         };
         decision.unwrap_or_else(|why| Decision::Close(why.into()))
     }
 }
 
 impl Admission {
-    fn of_hello(&self, place: &Place, hello: &ClientHello, own: bool) -> Result<Decision, String> {
+    fn of_hello(
+        &self,
+        place: &Place,
+        hello: &ClientHello,
+        own: bool,
+        connection: &ConnectionInfo,
+    ) -> Result<Decision, String> {
         match place.domains.find(hello.server_name()) {
             None if own => Ok(Decision::Own),
-            domain => self.of_domain(domain, hello.server_name()),
+            domain => self.of_domain(domain, hello.server_name(), connection),
         }
     }
 
-    fn of_domain(&self, domain: Option<&Arc<Domain>>, name: Option<&str>) -> Result<Decision, String> {
+    fn of_domain(
+        &self,
+        domain: Option<&Arc<Domain>>,
+        name: Option<&str>,
+        connection: &ConnectionInfo,
+    ) -> Result<Decision, String> {
         let domain = domain.ok_or_else(|| format!("no listener is for `{}`", name.unwrap_or_default()))?;
+        let handler = |rule: Option<&Arc<StreamRule>>| self.handler(rule, name, connection);
         Ok(match &domain.kind {
             Kind::Http(_) => Decision::Http,
             #[cfg(feature = "tls")]
             Kind::Https(tls, _) => Decision::Https(tls.clone()),
             #[cfg(feature = "tls")]
-            Kind::Tls(tls, rules) => Decision::TlsStream(tls.clone(), self.handler(rules.find(name))?),
-            Kind::Passthrough(rules) => Decision::Stream(self.handler(rules.find(name))?),
-            Kind::Tcp(rule) => Decision::Stream(self.handler(rule.as_ref())?),
+            Kind::Tls(tls, rules) => Decision::TlsStream(tls.clone(), handler(rules.find(name))?),
+            Kind::Passthrough(rules) => Decision::Stream(handler(rules.find(name))?),
+            Kind::Tcp(rule) => Decision::Stream(handler(rule.as_ref())?),
             Kind::Nothing => return Err(domain.invalid.as_deref().unwrap_or("the listener is invalid").to_owned()),
         })
     }
 
-    fn handler(&self, rule: Option<&Arc<StreamRule>>) -> Result<StreamHandler, String> {
-        rule.ok_or("no route is for it")?.handler(self.idle)
+    fn handler(
+        &self,
+        rule: Option<&Arc<StreamRule>>,
+        name: Option<&str>,
+        connection: &ConnectionInfo,
+    ) -> Result<StreamHandler, String> {
+        let mut facts = StreamFacts::new(connection.peer_addr().ip());
+        facts.server_name = name.map(Into::into);
+        let Some(rule) = rule else {
+            let why = "no route is for it".to_owned();
+            self.telemetry.stream(facts).end(Outcome::NoRoute, Some(why.clone()));
+            return Err(why);
+        };
+        rule.handler(self.idle, &self.telemetry, facts)
     }
 }

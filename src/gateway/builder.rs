@@ -105,14 +105,14 @@ impl GatewayBuilder {
         self
     }
 
-    /// Adds a recorder of every request: metrics, an access log, the application's own. Default none.
+    /// Adds a recorder of every request and stream: metrics, an access log, the application's own. Default none.
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
         self.telemetry = self.telemetry.recorder(recorder);
         self
     }
 
-    /// Counts every request in `metrics`, and shows the state of upstreams and rollouts there; what a new configuration no longer has is
-    /// dropped from them. Default none.
+    /// Counts every request and stream in `metrics`, and shows the state of upstreams and rollouts there; what a new
+    /// configuration no longer has is dropped from them. Default none.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, metrics: &Metrics) -> Self {
         self.metrics = Some(metrics.clone());

@@ -143,7 +143,7 @@ struct Shared {
     /// Configurations are applied one after the other; to the addresses that are listened on, too, if that is done here.
     applying: Mutex<Option<Listening>>,
     stream_idle_timeout: Duration,
-    /// Around the calls of clients.
+    /// Around the calls of clients, and of streams.
     telemetry: TelemetryLayer,
     respond: RespondLayer,
     #[cfg(feature = "metrics")]
@@ -206,7 +206,11 @@ impl Gateway {
     pub fn listen(&self, server: Server) -> io::Result<BoundServer> {
         let mut following = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.shared.snapshot.clone();
-        let admission = Admission { snapshot: snapshot.clone(), idle: self.shared.stream_idle_timeout };
+        let admission = Admission {
+            snapshot: snapshot.clone(),
+            idle: self.shared.stream_idle_timeout,
+            telemetry: self.shared.telemetry.clone(),
+        };
         let server = server.decide(admission).bind()?;
         let listening = server.listening();
         let bound = snapshot.load().listeners.bind(&listening).map(Prepared::commit);
@@ -329,6 +333,10 @@ impl Shared {
             let backends = route.rules.iter().flat_map(|rule| &rule.backends);
             let names = backends.flat_map(|backend| [Some(&backend.name), backend.cohort.as_ref()]);
             routes.entry(&route.name).or_default().extend(names.flatten().map(String::as_str));
+        }
+        for stream in &snapshot.config.streams {
+            let backends = stream.backends.iter().map(|backend| backend.name.as_str());
+            routes.entry(&stream.name).or_default().extend(backends);
         }
         let names = snapshot.config.services.iter().flat_map(|service| {
             service.ports.iter().map(|port| (mesh::name_alone(service, port), port.backend.name.as_str()))

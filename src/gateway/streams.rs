@@ -1,17 +1,16 @@
 //! Connections that are not HTTP: where they go, and how they are carried there.
 
-use std::{cmp::Reverse, net::SocketAddr, sync::Arc, time::Duration};
-
-use tokio::time::Instant;
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use super::listeners::ListenerError;
 use crate::{
-    Error, Outcome,
+    Outcome,
     balance::WeightedChoice,
     config::{Host, StreamRoute},
     proxy::{Copied, Ended, join},
     route::HostMap,
     server::{Stream, StreamHandler},
+    telemetry::{OpenStream, StreamFacts, TelemetryLayer},
     upstream::Upstream,
 };
 
@@ -62,28 +61,35 @@ impl StreamRule {
         &self.route
     }
 
-    /// What carries a connection to the backend whose turn it is; else why that cannot be.
-    pub(super) fn handler(self: &Arc<Self>, idle: Duration) -> Result<StreamHandler, String> {
+    /// What carries a connection to the backend whose turn it is; else why that cannot be, which is recorded, too.
+    pub(super) fn handler(
+        self: &Arc<Self>,
+        idle: Duration,
+        telemetry: &TelemetryLayer,
+        mut facts: StreamFacts,
+    ) -> Result<StreamHandler, String> {
         let backend = self.choice.choose().and_then(|index| self.backends.get(index));
-        let backend = backend.ok_or_else(|| format!("route {} has no backend with a weight", self.route))?;
-        let upstream = match &backend.target {
-            Ok(upstream) if upstream.is_deserted() => Err(format!("{} has no endpoint", backend.name)),
-            Ok(upstream) => Ok(upstream.clone()),
-            Err(why) => Err(format!("{}: {why}", backend.name)),
-        }?;
-        let ending = Ending {
-            route: self.route.clone(),
-            backend: backend.name.clone(),
-            endpoint: None,
-            client: None,
-            server_name: None,
-            began: Instant::now(),
-            copied: Copied::default(),
-            outcome: Outcome::Cancelled,
-            detail: None,
+        facts.route = Some(self.route.clone());
+        facts.upstream = backend.map(|backend| backend.name.clone());
+        let stream = telemetry.stream(facts);
+        let upstream = match backend.map(|backend| (&backend.name, &backend.target)) {
+            None => Err((Outcome::InvalidBackend, format!("route {} has no backend with a weight", self.route))),
+            Some((name, Ok(upstream))) if upstream.is_deserted() => {
+                Err((Outcome::NoEndpoint, format!("{name} has no endpoint")))
+            }
+            Some((_, Ok(upstream))) => Ok(upstream.clone()),
+            Some((name, Err(why))) => Err((Outcome::InvalidBackend, format!("{name}: {why}"))),
         };
-        let idle = if idle.is_zero() { FOREVER } else { idle };
-        Ok(StreamHandler::new(move |stream| carry(stream, upstream, idle, ending)))
+        match upstream {
+            Ok(upstream) => {
+                let idle = if idle.is_zero() { FOREVER } else { idle };
+                Ok(StreamHandler::new(move |client| carry(client, upstream, idle, stream)))
+            }
+            Err((outcome, why)) => {
+                stream.end(outcome, Some(why.clone()));
+                Err(why)
+            }
+        }
     }
 }
 
@@ -106,55 +112,18 @@ pub(super) fn by_name<'a>(
     map
 }
 
-async fn carry(mut client: Stream, upstream: Upstream, idle: Duration, mut ending: Ending) {
-    ending.client = Some(client.connection().peer_addr());
-    ending.server_name = client.connection().tls().and_then(|tls| tls.server_name.clone());
+async fn carry(mut client: Stream, upstream: Upstream, idle: Duration, mut stream: OpenStream) {
     let mut backend = match upstream.connect_stream(client.connection()).await {
         Ok(backend) => backend,
-        Err(error) => return ending.failed(&error),
+        Err(error) => return stream.end(error.outcome(), Some(error.to_string())),
     };
-    ending.endpoint = Some(backend.endpoint());
-    match join(&mut client, &mut backend, idle, &mut ending.copied).await {
-        Ok(Ended::Idle) => ending.detail = Some("nothing was said for too long".to_owned()),
-        Ok(Ended::Complete | Ended::Closed) => ending.outcome = Outcome::Completed,
-        Err(error) => ending.detail = Some(error.to_string()),
-    }
-}
-
-/// What is known of a stream; one event at its end, however that comes.
-struct Ending {
-    route: Arc<str>,
-    backend: Arc<str>,
-    endpoint: Option<SocketAddr>,
-    client: Option<SocketAddr>,
-    server_name: Option<Arc<str>>,
-    began: Instant,
-    copied: Copied,
-    outcome: Outcome,
-    detail: Option<String>,
-}
-
-impl Ending {
-    fn failed(mut self, error: &Error) {
-        self.outcome = error.outcome();
-        self.detail = Some(error.to_string());
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        tracing::info!(
-            target: "portcullis::stream",
-            route = &*self.route,
-            upstream = &*self.backend,
-            endpoint = self.endpoint.map(tracing::field::display),
-            client = self.client.map(|client| tracing::field::display(client.ip())),
-            tls_server_name = self.server_name.as_deref(),
-            outcome = self.outcome.as_str(),
-            sent_bytes = self.copied.sent,
-            received_bytes = self.copied.received,
-            duration_ms = self.began.elapsed().as_micros() as f64 / 1e3,
-            detail = self.detail.as_deref(),
-        );
-    }
+    stream.connected(backend.endpoint());
+    // What is sent to the upstream was received from the client.
+    let copied = |copied: Copied| stream.copied(copied.sent, copied.received);
+    let (outcome, detail) = match join(&mut client, &mut backend, idle, copied).await {
+        Ok(Ended::Idle) => (Outcome::Cancelled, Some("nothing was said for too long".to_owned())),
+        Ok(Ended::Complete | Ended::Closed) => (Outcome::Completed, None),
+        Err(error) => (Outcome::Cancelled, Some(error.to_string())),
+    };
+    stream.end(outcome, detail);
 }

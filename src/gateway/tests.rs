@@ -22,6 +22,8 @@ use crate::{
 };
 
 mod split;
+#[cfg(feature = "metrics")]
+mod streams;
 
 fn rule(path: &str, backends: impl IntoIterator<Item = BackendRef>) -> Rule {
     Rule { matches: vec![Match::prefix(path)], backends: backends.into_iter().collect(), ..Rule::default() }

@@ -92,7 +92,7 @@ pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, tunn
         let mut copied = Copied::default();
         let end = tokio::select! {
             biased;
-            end = join(&mut client, &mut upstream, idle, &mut copied) => end,
+            end = join(&mut client, &mut upstream, idle, |now| copied = now) => end,
             Ok(_) = ending.wait_for(|closing| *closing) => Ok(Ended::Closed),
         };
         let Copied { sent, received } = copied;
@@ -113,12 +113,12 @@ pub(crate) struct Copied {
 }
 
 /// Copies both ways until both sides have ended, one end of two left open for the other's rest, or neither has said
-/// anything for `idle`. `copied` is right also when this is dropped.
+/// anything for `idle`. `copied` is told how much that is so far, every time there may be more.
 pub(crate) async fn join<C, U>(
     client: &mut C,
     upstream: &mut U,
     idle: Duration,
-    copied: &mut Copied,
+    mut copied: impl FnMut(Copied),
 ) -> io::Result<Ended>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -127,7 +127,7 @@ where
     let mut tunnel = Tunnel::new(idle);
     poll_fn(|cx| {
         let polled = tunnel.poll(cx, client, upstream);
-        *copied = Copied { sent: tunnel.up.bytes, received: tunnel.down.bytes };
+        copied(Copied { sent: tunnel.up.bytes, received: tunnel.down.bytes });
         polled
     })
     .await

@@ -1,7 +1,7 @@
 use http::Version;
 use tokio::time::Duration;
 
-use super::{Finished, Interest, Recorder};
+use super::{Finished, FinishedStream, Interest, Recorder, StreamFacts, StreamRecorder};
 
 /// One event a request through `tracing`: target `portcullis::access`, level `INFO`.
 ///
@@ -21,6 +21,10 @@ use super::{Finished, Interest, Recorder};
 /// | `client` | address as trusted forwarding fields tell it, else the connection's peer |
 /// | `tls_server_name` | the name asked for in the TLS handshake (SNI) |
 /// | `detail` | the error's text, or which filter answered |
+///
+/// A connection that is forwarded as a stream is one event, too, as it ends: target `portcullis::access::stream`, level `INFO`,
+/// with `outcome`, `route`, `upstream`, `endpoint`, `duration_ms`, `client`, `tls_server_name` and `detail` as above, and
+/// `received_bytes` (of the client) and `sent_bytes` (to it), as they were passed on.
 ///
 /// Values that a client or an upstream can choose are recorded as strings, which the formatters of
 /// `tracing-subscriber` quote and escape: no value can begin a line or a field of its own. A subscriber that writes
@@ -58,6 +62,13 @@ macro_rules! target {
     };
 }
 
+/// Below the other, so that what turns on that one turns on this one.
+macro_rules! stream_target {
+    () => {
+        "portcullis::access::stream"
+    };
+}
+
 impl Recorder for AccessLog {
     fn interest(&self) -> Interest {
         if tracing::enabled!(target: target!(), tracing::Level::INFO) { Interest::Request } else { Interest::None }
@@ -91,6 +102,31 @@ impl Recorder for AccessLog {
             client = client.map(display),
             tls_server_name = connection.and_then(|connection| connection.tls()?.server_name.as_deref()),
             detail = record.detail.as_deref(),
+        );
+    }
+
+    fn stream(&self, _: &StreamFacts) -> Option<Box<dyn StreamRecorder>> {
+        tracing::enabled!(target: stream_target!(), tracing::Level::INFO).then(|| Box::new(StreamLog) as _)
+    }
+}
+
+struct StreamLog;
+
+impl StreamRecorder for StreamLog {
+    fn finished(&mut self, finished: &FinishedStream) {
+        let facts = &finished.facts;
+        tracing::info!(
+            target: stream_target!(),
+            outcome = finished.outcome.as_str(),
+            route = facts.route.as_deref(),
+            upstream = facts.upstream.as_deref(),
+            endpoint = finished.endpoint.map(display),
+            received_bytes = finished.received_bytes,
+            sent_bytes = finished.sent_bytes,
+            duration_ms = milliseconds(finished.duration),
+            client = display(facts.client),
+            tls_server_name = facts.server_name.as_deref(),
+            detail = finished.detail.as_deref(),
         );
     }
 }
@@ -209,6 +245,32 @@ mod tests {
             assert!(text.contains(field), "{field} is not in {text}");
         }
         assert!(!text.contains("secret") && !text.contains("grpc_status"), "{text}");
+    }
+
+    #[test]
+    fn a_stream_is_one_event_where_requests_are() {
+        for (level, lines) in [("portcullis::access=info", 1), ("info,portcullis::access=warn", 0)] {
+            let written = Written::default();
+            let builder = tracing_subscriber::fmt().with_env_filter(level).without_time().with_writer(written.clone());
+            tracing::subscriber::with_default(builder.with_ansi(false).finish(), || {
+                let mut facts = StreamFacts::new([192, 0, 2, 7].into());
+                facts.server_name = Some("db.example\nforged".into());
+                facts.route = Some("default/db".into());
+                let mut stream = TelemetryLayer::new().recorder(AccessLog::new()).stream(facts);
+                stream.connected("10.0.0.1:5432".parse().unwrap());
+                stream.copied(3, 1000);
+                stream.end(Outcome::Cancelled, Some("nothing was said for too long".to_owned()));
+            });
+            let text = written.text();
+            assert_eq!(text.lines().count(), lines, "{text}");
+            for field in [
+                r#"INFO portcullis::access::stream: outcome="cancelled" route="default/db" endpoint=10.0.0.1:5432"#,
+                "received_bytes=3 sent_bytes=1000 duration_ms=",
+                r#"client=192.0.2.7 tls_server_name="db.example\nforged" detail="nothing was said for too long""#,
+            ] {
+                assert!(text.contains(field) || lines == 0, "{field} is not in {text}");
+            }
+        }
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl Observer for RequestBytes {
 }
 
 /// A recorder's panic must neither keep the others from their record nor, in a drop while unwinding, abort the process.
-fn guarded(call: impl FnOnce()) {
+pub(super) fn guarded(call: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!("a telemetry recorder panicked; its record is lost");
     }

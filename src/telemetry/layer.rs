@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{Recorder, Telemetry, ending::Recorders};
+use super::{OpenStream, Recorder, StreamFacts, Telemetry, ending::Recorders};
 
 /// Records every request; see the [module](super) for what and when.
 ///
@@ -33,6 +33,12 @@ impl TelemetryLayer {
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
         Arc::make_mut(&mut self.recorders).push(Arc::new(recorder));
         self
+    }
+
+    /// Begins the record of a connection that is forwarded as a stream: of the same recorders, though no service of this
+    /// layer sees it.
+    pub fn stream(&self, facts: StreamFacts) -> OpenStream {
+        OpenStream::begin(&self.recorders, facts)
     }
 }
 

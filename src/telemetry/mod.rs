@@ -1,4 +1,4 @@
-//! Metrics and the access log: one record a request, handed to whoever wants it.
+//! Metrics and the access log: one record a request and a stream, handed to whoever wants it.
 //!
 //! [`TelemetryLayer`] stands at the edge, outside of everything that answers. It begins the
 //! [`Exchange`](crate::exchange::Exchange) that all inner layers write to, watches both bodies, and ends the exchange
@@ -16,6 +16,8 @@
 //!    trailers, and do not read the body of an answer to `HEAD`, or of a 1xx, 204 or 304, at all.
 //! 4. When no recorder wants a record, nothing is begun and nothing is watched.
 //! 5. A recorder that panics loses its own record, nobody else's.
+//! 6. A connection that is forwarded as a stream is no exchange: [`TelemetryLayer::stream`] begins its record, which the same
+//!    recorders get ([`Recorder::stream`]), and which ends exactly once, too.
 //!
 //! # Ordering
 //! Outermost, then [`RespondLayer`](crate::respond::RespondLayer), then the rest. Nested instances do not mix: each begins
@@ -59,6 +61,7 @@ mod layer;
 pub mod metrics;
 mod recorder;
 mod service;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -69,4 +72,5 @@ pub use self::{
     layer::TelemetryLayer,
     recorder::{Interest, Recorder},
     service::Telemetry,
+    stream::{FinishedStream, OpenStream, StreamFacts, StreamRecorder},
 };

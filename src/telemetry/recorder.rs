@@ -1,4 +1,4 @@
-use super::Finished;
+use super::{Finished, StreamFacts, StreamRecorder};
 
 /// How much a [`Recorder`] wants to know of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +12,7 @@ pub enum Interest {
     Request,
 }
 
-/// Something that is handed the record of every request.
+/// Something that is handed the record of every request, and of every stream if it wants.
 ///
 /// Called on the request's way, on whatever thread ends it, also while a dropped request is torn down: it should take
 /// no longer than a few hundred nanoseconds, hand on what takes longer, and must not block. Any
@@ -28,6 +28,13 @@ pub trait Recorder: Send + Sync + 'static {
 
     /// A request ended.
     fn finished(&self, finished: &Finished);
+
+    /// A connection that is not HTTP begins to be forwarded as a stream. What is returned here is told of its bytes and of
+    /// its end. Default: nobody is.
+    fn stream(&self, stream: &StreamFacts) -> Option<Box<dyn StreamRecorder>> {
+        let _ = stream;
+        None
+    }
 }
 
 impl<F> Recorder for F

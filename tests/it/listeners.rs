@@ -2,11 +2,17 @@
 
 use std::net::SocketAddr;
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
 use crate::support::{
-    Echo, Ingress, eventually, free_port,
+    Echo, Ingress, Raw, eventually, free_port,
     ingress::folder,
     load::Load,
     pki::Pki,
+    soon,
     tools::{curl, s_client},
     wire::{get, try_send},
 };
@@ -68,7 +74,7 @@ async fn listeners_are_apart_by_host_and_address_and_come_and_go() {
     ingress.replace("world.yaml", &world(&any, &routes));
     ingress.sighup().await;
     eventually("the second is gone", PATIENCE, || async {
-        match tokio::net::TcpStream::connect(there).await {
+        match TcpStream::connect(there).await {
             Err(_) => Ok(()),
             Ok(_) => Err("it listens".to_owned()),
         }
@@ -96,7 +102,7 @@ async fn tls_is_told_apart_by_name_and_what_is_misdirected_is_421() {
     .await;
     // In front of it, one that passes some on and ends others.
     let front = at(5, free_port());
-    let _front = Ingress::start(&format!(
+    let fronting = Ingress::start(&format!(
         "listeners:\n{}{}streams:\n- {{name: p, listeners: [pass], backends: [tls]}}\n- {{name: e, listeners: [end], backends: [one]}}\n{}",
         listener("pass", front, "*.test", "tls_passthrough"),
         listener("end", front, "ended.test", &format!("{{tls: {ends}}}")),
@@ -122,6 +128,10 @@ async fn tls_is_told_apart_by_name_and_what_is_misdirected_is_421() {
     let connect = format!("::{front}");
     let output = curl(&["--http1.1", "--cacert", &ca, "--connect-to", &connect, &url]).await;
     assert!(output.stdout.contains("one"), "{output:?}");
+    for (route, name) in [("p", "a.test"), ("e", "ended.test")] {
+        let words = ["access::stream", &format!("route=\"{route}\""), &format!("server_name=\"{name}\"")];
+        fronting.logged(0, &words).await;
+    }
     for (to, name) in [(place, "other.test"), (front, "test"), (front, "none.example")] {
         let output = s_client(to, &pki.ca_file(), &["-servername", name]).await;
         let said = format!("{}{}", output.stdout, output.stderr);
@@ -129,4 +139,84 @@ async fn tls_is_told_apart_by_name_and_what_is_misdirected_is_421() {
         assert_ne!(output.code, 0, "{to} {name}");
     }
     drop(passed);
+}
+
+/// Waits until all of these are lines of the metrics.
+async fn counted(ingress: &Ingress, lines: &[String]) {
+    eventually("the counts", PATIENCE, || async {
+        let text = get(ingress.admin, "admin", "/metrics").await.text();
+        let there = |line: &String| text.lines().any(|other| other == line);
+        match lines.iter().find(|line| !there(line)) {
+            None => Ok(()),
+            Some(line) => Err(format!("{line} is not in {text}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_are_counted_while_they_last_and_by_how_they_end() {
+    /// More than is copied at a time.
+    const ANSWER: usize = 100_000;
+    let answering = Raw::start(|mut peer| async move {
+        let mut question = [0; 11];
+        peer.stream.read_exact(&mut question).await?;
+        peer.write(vec![b'a'; ANSWER]).await?;
+        peer.drain().await
+    })
+    .await;
+    let (tcp, deserted, refused) = (at(6, free_port()), at(6, free_port()), at(6, free_port()));
+    let world = |more: &str| {
+        format!(
+            "listeners:\n{}{}{}streams:\n- {{name: db, listeners: [tcp], backends: [answering]}}\n\
+             - {{name: mq, listeners: [deserted], backends: [empty]}}\n\
+             - {{name: smtp, listeners: [refused], backends: [closed]}}\n{}\
+             - {{name: empty, endpoints: {{static: []}}}}\n{more}",
+            listener("tcp", tcp, "*", "tcp"),
+            listener("deserted", deserted, "*", "tcp"),
+            listener("refused", refused, "*", "tcp"),
+            upstreams(&[("answering", answering.addr), ("closed", at(1, free_port()))]),
+        )
+    };
+    let ingress = Ingress::start(&world("")).await;
+    let from = ingress.stderr().len();
+    let labels = r#"route="db",upstream="answering""#;
+    let line = |name: &str, value: usize| format!("portcullis_stream{name}{{{labels}}} {value}");
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(tcp).await.unwrap();
+        stream.write_all(b"a question?").await.unwrap();
+        soon("the answer", stream.read_exact(&mut vec![0; ANSWER])).await.unwrap();
+        streams.push(stream);
+    }
+    let passed = [line("_received_bytes_total", 22), line("_sent_bytes_total", 2 * ANSWER)];
+    counted(&ingress, &[&passed[..], &[line("s_opened_total", 2), line("s_open", 2)]].concat()).await;
+
+    // A reload leaves them as they are.
+    ingress.replace("world.yaml", &world("certificates: []\n"));
+    ingress.sighup().await;
+    let mut ended = streams.pop().unwrap();
+    ended.shutdown().await.unwrap();
+    assert_eq!(soon("the end", ended.read(&mut [0; 1])).await.unwrap(), 0);
+    for nowhere in [deserted, refused] {
+        let mut stream = TcpStream::connect(nowhere).await.unwrap();
+        let _ = soon("the end", stream.read(&mut [0; 1])).await;
+    }
+    let total = |route: &str, upstream: &str, outcome: &str| {
+        format!(r#"portcullis_streams_total{{route="{route}",upstream="{upstream}",outcome="{outcome}"}} 1"#)
+    };
+    let ends = [
+        total("db", "answering", "completed"),
+        total("mq", "empty", "no_endpoint"),
+        total("smtp", "closed", "connect_failed"),
+    ];
+    let still = [line("s_open", 1), line("_duration_seconds_count", 1)];
+    counted(&ingress, &[&ends[..], &passed[..], &still[..]].concat()).await;
+    let bytes = format!("received_bytes=11 sent_bytes={ANSWER}");
+    ingress.logged(from, &["portcullis::access::stream", "db", "completed", &bytes]).await;
+    ingress.logged(from, &["portcullis::access::stream", "mq", "no_endpoint"]).await;
+
+    // One that is broken is over, too: nobody reads the answer.
+    streams.pop().unwrap().set_zero_linger().unwrap();
+    counted(&ingress, &[total("db", "answering", "cancelled"), line("s_open", 0)]).await;
 }

@@ -63,6 +63,7 @@ impl Collector for Collected {
         if !rows.is_empty() {
             encode_series(&rows, &mut encoder)?;
         }
+        self.0.streams.encode(&mut encoder)?;
         let upstreams = self.upstreams();
         if !upstreams.is_empty() {
             encode_upstreams(&upstreams, &mut encoder)?;

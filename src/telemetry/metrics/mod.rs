@@ -1,4 +1,4 @@
-//! Prometheus metrics of every request, and gauges of every upstream and rollout.
+//! Prometheus metrics of every request and stream, and gauges of every upstream and rollout.
 //!
 //! | name | type | unit | labels | |
 //! |---|---|---|---|---|
@@ -10,6 +10,12 @@
 //! | `portcullis_upstream_retries_total` | counter | | `route`, `upstream`, `cohort` | attempts after a request's first, but for hedges |
 //! | `portcullis_upstream_hedges_total` | counter | | `route`, `upstream`, `cohort` | attempts beside one that was slow |
 //! | `portcullis_requests_in_flight` | gauge | | | requests that began and did not end |
+//! | `portcullis_streams_total` | counter | | `route`, `upstream`, `outcome` | streams that ended |
+//! | `portcullis_streams_opened_total` | counter | | `route`, `upstream` | streams that began, those that came to nothing included |
+//! | `portcullis_streams_open` | gauge | | `route`, `upstream` | streams that began and did not end |
+//! | `portcullis_stream_received_bytes_total` | counter | bytes | `route`, `upstream` | received from clients and passed on, as it happens |
+//! | `portcullis_stream_sent_bytes_total` | counter | bytes | `route`, `upstream` | sent to clients, as it happens |
+//! | `portcullis_stream_duration_seconds` | histogram | seconds | `route`, `upstream` | from the choice of a stream's route to its end |
 //! | `portcullis_upstream_endpoints` | gauge | | `upstream` | endpoints known |
 //! | `portcullis_upstream_endpoints_available` | gauge | | `upstream` | endpoints that may be tried |
 //! | `portcullis_upstream_endpoints_ejected` | gauge | | `upstream` | endpoints that outlier detection keeps out |
@@ -35,6 +41,10 @@
 //!    [`Metrics::retain`] drops them.
 //! 4. Requests in flight have no labels: the route is not known as a request begins.
 //! 5. There is no global registry; metrics of two [`Metrics`] never mix.
+//! 6. A stream is a connection that is forwarded as it is: TLS passed through, TLS ended here for what is not HTTP, TCP. Its
+//!    `outcome` is `completed` where both sides said all they had to say, `cancelled` where it was cut or fell silent, and
+//!    else why it came to no connection: `no_endpoint`, `connect_failed`, `no_route` and the like. Its series stays as long as
+//!    one is open.
 //!
 //! # Example
 //! ```
@@ -60,6 +70,7 @@
 mod encode;
 mod series;
 mod shelf;
+mod streams;
 mod text;
 
 use std::{
@@ -73,8 +84,9 @@ use std::{
 use prometheus_client::registry::Registry;
 use tokio::time::Duration;
 
-use self::{encode::Collected, series::Series, shelf::Shelf};
-use super::{Finished, Interest, Recorder};
+pub use self::streams::STREAM_BUCKETS_MS;
+use self::{encode::Collected, series::Series, shelf::Shelf, streams::Streams};
+use super::{Finished, Interest, Recorder, StreamFacts, StreamRecorder};
 use crate::{breaker, split::RolloutStatus};
 
 /// Upper bounds, in milliseconds, of the buckets of `portcullis_request_duration_seconds`, unless others are chosen: from
@@ -99,6 +111,7 @@ struct Core {
     routes: Shelf<Arc<str>, Upstreams>,
     upstreams: Mutex<Vec<UpstreamSource>>,
     rollouts: Mutex<Vec<RolloutSource>>,
+    streams: Streams,
 }
 
 /// By upstream, by cohort; what has none is of the empty one.
@@ -138,8 +151,8 @@ impl Metrics {
         Self::with_buckets(DEFAULT_BUCKETS_MS.map(Duration::from_millis))
     }
 
-    /// With other upper bounds of the duration's buckets; their order and duplicates do not matter, and what is above the
-    /// last one falls into the implied `+Inf`.
+    /// With other upper bounds of the buckets of requests' durations; their order and duplicates do not matter, and what is
+    /// above the last one falls into the implied `+Inf`. Those of streams are [`STREAM_BUCKETS_MS`].
     #[must_use]
     pub fn with_buckets(bounds: impl IntoIterator<Item = Duration>) -> Self {
         let mut bounds: Vec<_> = bounds.into_iter().collect();
@@ -151,6 +164,7 @@ impl Metrics {
             routes: Shelf::default(),
             upstreams: Mutex::default(),
             rollouts: Mutex::default(),
+            streams: Streams::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Collected(Arc::clone(&core))));
@@ -215,7 +229,8 @@ impl Metrics {
     }
 
     /// Drops the series for which `keep(route, upstream, cohort)` is false: for a configuration that was replaced. A request
-    /// that ends after that, on a route that is gone, makes its series anew, from zero.
+    /// that ends after that, on a route that is gone, makes its series anew, from zero. Of streams, for which the cohort is
+    /// empty, those that still have open ones stay until they are next asked for.
     pub fn retain(&self, mut keep: impl FnMut(&str, &str, &str) -> bool) {
         self.0.core.routes.retain(|route, upstreams| {
             upstreams.retain(|upstream, cohorts| {
@@ -224,6 +239,7 @@ impl Metrics {
             });
             !upstreams.is_empty()
         });
+        self.0.core.streams.retain(|route, upstream| keep(route, upstream, ""));
     }
 }
 
@@ -262,6 +278,10 @@ impl Recorder for Metrics {
     fn finished(&self, finished: &Finished) {
         self.0.core.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.0.core.record(finished);
+    }
+
+    fn stream(&self, stream: &StreamFacts) -> Option<Box<dyn StreamRecorder>> {
+        Some(Box::new(self.0.core.streams.begin(stream)))
     }
 }
 

@@ -108,12 +108,12 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    fn new(bounds: &Arc<[Duration]>) -> Self {
+    pub(super) fn new(bounds: &Arc<[Duration]>) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::default()).collect();
         Self { bounds: Arc::clone(bounds), counts, nanoseconds: AtomicU64::default() }
     }
 
-    fn record(&self, duration: Duration) {
+    pub(super) fn record(&self, duration: Duration) {
         if let Some(count) = self.counts.get(self.bounds.partition_point(|bound| *bound < duration)) {
             count.fetch_add(1, Relaxed);
         }

@@ -9,6 +9,7 @@ use crate::{
         RolloutHandle,
         rollout::{Phase, Reason},
     },
+    telemetry::{OpenStream, TelemetryLayer},
 };
 
 fn finished(route: &str, upstream: &str, outcome: Outcome, status: Option<u16>) -> Finished {
@@ -100,6 +101,56 @@ fn of_two_rollouts_with_the_same_labels_the_one_of_greater_concern_is_shown() {
             assert_eq!(states, [state]);
         }
     }
+}
+
+fn stream(metrics: &Metrics, route: &str, upstream: &str) -> OpenStream {
+    let named = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
+    let mut facts = StreamFacts::new([192, 0, 2, 7].into());
+    (facts.route, facts.upstream) = (named(route), named(upstream));
+    TelemetryLayer::new().recorder(metrics.clone()).stream(facts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_exposition_of_streams_is_as_documented() {
+    let metrics = Metrics::new();
+    let mut open = stream(&metrics, "default/db", "postgres");
+    open.copied(3, 0);
+    open.copied(3, 1000);
+    let mut done = stream(&metrics, "default/db", "postgres");
+    tokio::time::advance(Duration::from_secs(90)).await;
+    done.copied(20, 500);
+    done.end(Outcome::Completed, None);
+    stream(&metrics, "default/db", "postgres").end(Outcome::ConnectFailed, None);
+    stream(&metrics, "", "").end(Outcome::NoRoute, None);
+    drop(stream(&metrics, "default/db", "postgres"));
+    let text = metrics.encode();
+    let streams = text.split_once("portcullis_requests_in_flight 0\n").unwrap().1;
+    assert_eq!(streams, include_str!("golden.streams.txt"));
+    assert!(metrics.encode_prometheus().contains(
+        "# HELP portcullis_stream_received_bytes_total Bytes received from clients and passed on\n\
+             # TYPE portcullis_stream_received_bytes_total counter\n"
+    ));
+    drop(open);
+}
+
+#[test]
+fn streams_that_are_open_keep_their_series() {
+    let metrics = Metrics::new();
+    let open = stream(&metrics, "default/db", "postgres");
+    drop(stream(&metrics, "default/mq", "rabbit"));
+    let kept = stream(&metrics, "default/smtp", "mail");
+    kept.end(Outcome::Completed, None);
+    let forget = || metrics.retain(|route, _, cohort| route == "default/smtp" && cohort.is_empty());
+    forget();
+    let text = metrics.encode();
+    assert!(text.contains(r#"portcullis_streams_open{route="default/db",upstream="postgres"} 1"#), "{text}");
+    assert!(text.contains("default/smtp") && !text.contains("default/mq"), "{text}");
+    drop(open);
+    let text = metrics.encode();
+    assert!(text.contains(r#"portcullis_streams_open{route="default/db",upstream="postgres"} 0"#), "{text}");
+    forget();
+    let text = metrics.encode();
+    assert!(text.contains("default/smtp") && !text.contains("default/db"), "{text}");
 }
 
 #[test]

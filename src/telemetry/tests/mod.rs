@@ -22,6 +22,7 @@ use crate::{Body, BoxError, Error, Outcome, exchange::Exchange};
 mod cost;
 mod fates;
 mod served;
+mod streams;
 
 /// Keeps every record, and how many requests have begun and not ended.
 #[derive(Clone, Default)]
