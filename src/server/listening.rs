@@ -1,7 +1,7 @@
 //! Addresses that come and go while a server serves.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -62,6 +62,7 @@ pub(crate) struct Prepared<'a> {
     listening: &'a Listening,
     bound: MutexGuard<'a, BTreeSet<SocketAddr>>,
     update: Update,
+    lacking: Vec<(SocketAddr, io::Error)>,
 }
 
 impl Listening {
@@ -77,7 +78,7 @@ impl Listening {
     /// When one of them cannot be bound, naming it; then nothing changes.
     pub fn replace(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> io::Result<()> {
         let prepared = self
-            .prepare(addresses)
+            .prepare(addresses, |_| false)
             .map_err(|(address, error)| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
         prepared.commit();
         Ok(())
@@ -89,24 +90,50 @@ impl Listening {
         self.bound().iter().copied().collect()
     }
 
-    /// Binds what is new. The error names the address that could not be.
+    /// Binds what is new. The error names the address that could not be; what is optional is done without, as long as
+    /// something is left.
     pub(crate) fn prepare(
         &self,
         addresses: impl IntoIterator<Item = SocketAddr>,
+        optional: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Prepared<'_>, (SocketAddr, io::Error)> {
-        let asked: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        let mut asked: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        let bound = self.bound();
+        let (mut add, mut lacking) = (BTreeMap::new(), Vec::new());
+        let wanted = loop {
+            let wanted = self.wanted(&asked);
+            let failed = wanted.difference(&bound).find_map(|address| {
+                let Entry::Vacant(entry) = add.entry(*address) else { return None };
+                bind_to(*address, BACKLOG, false)
+                    .map(|listener| entry.insert(listener))
+                    .map_err(|error| (*address, error))
+                    .err()
+            });
+            let Some((address, error)) = failed else { break wanted };
+            // What is in the way of all addresses may be one of our own. If that is to go, nothing would be left there.
+            let goes = |own: &SocketAddr| covers(&address, own) && !asked.contains(own);
+            if !optional(&address) || bound.iter().any(goes) {
+                return Err((address, error));
+            }
+            asked.remove(&address);
+            lacking.push((address, error));
+        };
+        if asked.is_empty()
+            && let Some(first) = lacking.pop()
+        {
+            return Err(first);
+        }
+        let remove = bound.difference(&wanted).copied().collect();
+        Ok(Prepared { listening: self, bound, update: Update { remove, add: add.into_iter().collect() }, lacking })
+    }
+
+    /// What has to be bound so that all that is asked for is listened on.
+    fn wanted(&self, asked: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
         let covered = |address: &SocketAddr| {
             self.0.own.iter().any(|own| own == address || covers(own, address))
                 || asked.iter().any(|other| other != address && covers(other, address))
         };
-        let wanted: BTreeSet<SocketAddr> = asked.iter().filter(|address| !covered(address)).copied().collect();
-        let bound = self.bound();
-        let mut add = Vec::new();
-        for address in wanted.difference(&bound) {
-            add.push((*address, bind_to(*address, BACKLOG, false).map_err(|error| (*address, error))?));
-        }
-        let remove = bound.difference(&wanted).copied().collect();
-        Ok(Prepared { listening: self, bound, update: Update { remove, add } })
+        asked.iter().filter(|address| !covered(address)).copied().collect()
     }
 
     fn bound(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
@@ -124,6 +151,11 @@ fn covers(wide: &SocketAddr, address: &SocketAddr) -> bool {
 }
 
 impl Prepared<'_> {
+    /// What is optional and could not be bound.
+    pub(crate) fn lacking(&self) -> &[(SocketAddr, io::Error)] {
+        &self.lacking
+    }
+
     /// Serves what is new, and ends what is no longer wanted.
     pub(crate) fn commit(mut self) {
         for address in &self.update.remove {
