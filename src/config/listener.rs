@@ -28,6 +28,12 @@ pub struct Listener {
     /// What is spoken there. Default HTTP.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub protocol: ListenerProtocol,
+    /// Whether the rest is served without it where an address of its own cannot be bound: that is a warning in the log, and
+    /// the address is tried again with the next configuration. An address counts as one of these where all listeners there
+    /// are; and where nothing at all could be listened on, the configuration is refused all the same. Default: false, which is
+    /// to refuse it. Gateways of Kubernetes have it, as each may have an author of its own.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub optional: bool,
     /// Why it serves nothing, where a source found that out: connections for it are closed, those for its siblings on the same
     /// port are served.
     #[cfg_attr(feature = "yaml", serde(skip))]
@@ -188,6 +194,7 @@ impl Listener {
             port,
             host: Host::Any,
             protocol: ListenerProtocol::Http,
+            optional: false,
             invalid: None,
         }
     }

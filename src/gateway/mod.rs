@@ -179,7 +179,8 @@ impl Gateway {
     ///    there are routes attached to nothing, these take what no listener there is for; with the server's own TLS, where it
     ///    has that.
     /// 3. An address that a new configuration asks for is bound before anything changes, and [`apply`](Self::apply) fails if
-    ///    it cannot be. One that is no longer asked for accepts nothing more, and its connections finish what they are at.
+    ///    it cannot be, unless its listeners are [optional](crate::config::Listener::optional). One that is no longer asked for
+    ///    accepts nothing more, and its connections finish what they are at.
     ///
     /// Call it once: a second server takes the first one's place in following the configuration.
     ///
@@ -202,7 +203,7 @@ impl Gateway {
     /// ```
     ///
     /// # Errors
-    /// When an address cannot be bound, naming it. Must be called within a tokio runtime.
+    /// When an address cannot be bound that is not optional, or none can, naming it. Must be called within a tokio runtime.
     pub fn listen(&self, server: Server) -> io::Result<BoundServer> {
         let mut following = self.shared.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.shared.snapshot.clone();

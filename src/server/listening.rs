@@ -1,7 +1,7 @@
 //! Addresses that come and go while a server serves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -70,6 +70,7 @@ pub(crate) struct Prepared<'a> {
     listening: &'a Listening,
     bound: MutexGuard<'a, Bound>,
     update: Update,
+    lacking: Vec<(SocketAddr, io::Error)>,
 }
 
 impl Listening {
@@ -85,7 +86,7 @@ impl Listening {
     /// When one of them cannot be bound, naming it; then nothing changes.
     pub fn replace(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> io::Result<()> {
         let prepared = self
-            .prepare(addresses)
+            .prepare(addresses, |_| false)
             .map_err(|(address, error)| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
         prepared.commit();
         Ok(())
@@ -97,29 +98,50 @@ impl Listening {
         self.bound().sockets.keys().copied().collect()
     }
 
-    /// Binds what is new. The error names the address that could not be.
+    /// Binds what is new. The error names the address that could not be; what is optional is done without, as long as
+    /// something is left.
     pub(crate) fn prepare(
         &self,
         addresses: impl IntoIterator<Item = SocketAddr>,
+        optional: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Prepared<'_>, (SocketAddr, io::Error)> {
-        let asked: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        let mut asked: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        let bound = self.bound();
+        let (mut add, mut lacking) = (BTreeMap::new(), Vec::new());
+        let wanted = loop {
+            let wanted = self.wanted(&asked);
+            let failed = wanted.iter().filter(|address| !bound.sockets.contains_key(address)).find_map(|address| {
+                let Entry::Vacant(entry) = add.entry(*address) else { return None };
+                // What is still being closed could not be bound again.
+                let leaving = bound.leaving.get(address).and_then(Weak::upgrade).map(Ok);
+                let socket = leaving.unwrap_or_else(|| bind_to(*address, BACKLOG, false).map(Arc::new));
+                socket.map(|socket| entry.insert(socket)).map_err(|error| (*address, error)).err()
+            });
+            let Some((address, error)) = failed else { break wanted };
+            // What is in the way of all addresses may be one of our own. If that is to go, nothing would be left there.
+            let goes = |own: &SocketAddr| covers(&address, own) && !asked.contains(own);
+            if !optional(&address) || bound.sockets.keys().any(goes) {
+                return Err((address, error));
+            }
+            asked.remove(&address);
+            lacking.push((address, error));
+        };
+        if asked.is_empty()
+            && let Some(first) = lacking.pop()
+        {
+            return Err(first);
+        }
+        let remove = bound.sockets.keys().filter(|address| !wanted.contains(address)).copied().collect();
+        Ok(Prepared { listening: self, bound, update: Update { remove, add: add.into_iter().collect() }, lacking })
+    }
+
+    /// What has to be bound so that all that is asked for is listened on.
+    fn wanted(&self, asked: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
         let covered = |address: &SocketAddr| {
             self.0.own.iter().any(|own| own == address || covers(own, address))
                 || asked.iter().any(|other| other != address && covers(other, address))
         };
-        let wanted: BTreeSet<SocketAddr> = asked.iter().filter(|address| !covered(address)).copied().collect();
-        let bound = self.bound();
-        let mut add = Vec::new();
-        for address in wanted.iter().filter(|address| !bound.sockets.contains_key(address)) {
-            let socket = match bound.leaving.get(address).and_then(Weak::upgrade) {
-                // It could not be bound again until it is closed.
-                Some(leaving) => leaving,
-                None => bind_to(*address, BACKLOG, false).map(Arc::new).map_err(|error| (*address, error))?,
-            };
-            add.push((*address, socket));
-        }
-        let remove = bound.sockets.keys().filter(|address| !wanted.contains(address)).copied().collect();
-        Ok(Prepared { listening: self, bound, update: Update { remove, add } })
+        asked.iter().filter(|address| !covered(address)).copied().collect()
     }
 
     fn bound(&self) -> MutexGuard<'_, Bound> {
@@ -137,6 +159,11 @@ fn covers(wide: &SocketAddr, address: &SocketAddr) -> bool {
 }
 
 impl Prepared<'_> {
+    /// What is optional and could not be bound.
+    pub(crate) fn lacking(&self) -> &[(SocketAddr, io::Error)] {
+        &self.lacking
+    }
+
     /// Serves what is new, and ends what is no longer wanted.
     pub(crate) fn commit(mut self) {
         let Bound { sockets, leaving } = &mut *self.bound;

@@ -430,3 +430,50 @@ async fn a_listener_set_adds_listeners_where_its_gateway_allows_it() {
     .await;
     assert_eq!(asked(at(port), "own.example", "/").await.0, 200);
 }
+
+#[tokio::test]
+async fn an_address_that_cannot_be_bound_keeps_nobody_else_from_being_served() {
+    let (one, port, another) = (Echo::start("one").await, free_port(), free_port());
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = holder.local_addr().unwrap();
+    let web = |port| gateway("web", &[Listener("http", port, "HTTP", "", "")], "");
+    let other = gateway("other", &[Listener("http", held.port(), "HTTP", "", "")], "");
+    let route = |path: &str| {
+        let rule = format!("{{matches: [{{path: {{value: {path}}}}}], {}", ONE.trim_start_matches('{'));
+        route("HTTPRoute", "to-one", "{name: web}, {name: other}", "", &[&rule]) + &backend("one", &[one.addr])
+    };
+    // Its class comes with the first.
+    let both = |port, path: &str| web(port) + &other[other.rfind("---").unwrap()..] + &route(path);
+    let there = held.to_string();
+    let warning = ["WARN", "default/other/http", &there];
+
+    // Asked for while serving.
+    let ingress = Ingress::start(&(web(port) + &route("/old"))).await;
+    ingress.replace("world.yaml", &both(port, "/new"));
+    ingress.logged(0, &warning).await;
+    let served = |at: SocketAddr| {
+        eventually("the new route", RELOAD, move || async move {
+            match wire::try_send(at, "GET /new HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) => Err(answer.status.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    };
+    served(at(port)).await;
+
+    // From the start; and once it is free, the next configuration has it.
+    let ingress = Ingress::start(&both(another, "/new")).await;
+    ingress.logged(0, &warning).await;
+    served(at(another)).await;
+    drop(holder);
+    ingress.sighup().await;
+    served(held).await;
+
+    // Where nothing at all is left, it is an error.
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = holder.local_addr().unwrap();
+    let exit = Ingress::refuses(&[("world.yaml", &web(held.port()))]).await;
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    assert!(exit.stderr.contains(&held.to_string()), "{}", exit.stderr);
+}

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Domain, Family, Kind, ListenerError, Listeners, Place};
+use super::{Asked, Domain, Family, Kind, ListenerError, Listeners, Place};
 #[cfg(feature = "tls")]
 use crate::{
     config::{ClientValidationMode, Listener, Termination},
@@ -64,7 +64,7 @@ impl Listeners {
         let (mounted, unattached) = tables.elsewhere(&attached)?;
         let mut this = Self {
             places: HashMap::default(),
-            names: BTreeMap::new(),
+            asked: BTreeMap::new(),
             mounted,
             unattached,
             #[cfg(feature = "tls")]
@@ -75,10 +75,14 @@ impl Listeners {
         let mut made: HashMap<Vec<usize>, Arc<Domain>> = HashMap::new();
         for (address, hosts) in places(parts)? {
             let mut place = Place { family: Family::Http, domains: HostMap::default() };
+            let mut there = hosts.values().flatten().filter_map(|&index| config.listeners.get(index));
+            if let Some(first) = there.clone().next() {
+                let optional = there.all(|listener| listener.optional);
+                this.asked.insert(address, Asked { listener: first.name.clone(), optional });
+            }
             for (host, listeners) in hosts {
                 let Some(first) = listeners.first().and_then(|&index| config.listeners.get(index)) else { continue };
                 place.family = Family::of(&first.protocol);
-                this.names.entry(address).or_insert_with(|| first.name.clone());
                 let domain = match made.entry(listeners) {
                     Entry::Occupied(made) => made.get().clone(),
                     Entry::Vacant(entry) => {

@@ -39,14 +39,23 @@ use crate::{
 /// The listeners of one configuration, and which rules each leads to.
 pub(super) struct Listeners {
     places: HashMap<SocketAddr, Place, foldhash::fast::RandomState>,
-    /// The addresses to be bound, each with the listener that asked for it first.
-    names: BTreeMap<SocketAddr, String>,
+    /// The addresses to be bound.
+    asked: BTreeMap<SocketAddr, Asked>,
     /// Every route there is, for requests of which it is not known where they came in.
     mounted: Arc<Table>,
     /// The routes that are attached to nothing, for requests that came in where no listener is. None if there are none.
     unattached: Option<Arc<Table>>,
     #[cfg(feature = "tls")]
     terminations: HashMap<String, ServerTls>,
+}
+
+/// Who wants an address bound.
+#[derive(Debug)]
+struct Asked {
+    /// The listener that asked for it first.
+    listener: String,
+    /// Whether all that did can do without it.
+    optional: bool,
 }
 
 /// An address with its listeners.
@@ -220,12 +229,19 @@ impl Listeners {
         self.unattached.is_some()
     }
 
-    /// Binds what is new.
+    /// Binds what is new. What may be lacking and is, is told in the log.
     pub(super) fn bind<'l>(&self, listening: &'l Listening) -> Result<Prepared<'l>, ListenerError> {
-        listening.prepare(self.names.keys().copied()).map_err(|(address, source)| {
-            let listener = self.names.get(&address).cloned().unwrap_or_default();
-            ListenerError::Bind { listener, address, source }
-        })
+        let named =
+            |address: &SocketAddr| self.asked.get(address).map(|asked| asked.listener.clone()).unwrap_or_default();
+        let optional = |address: &SocketAddr| self.asked.get(address).is_some_and(|asked| asked.optional);
+        let prepared = listening
+            .prepare(self.asked.keys().copied(), optional)
+            .map_err(|(address, source)| ListenerError::Bind { listener: named(&address), address, source })?;
+        for (address, error) in prepared.lacking() {
+            let listener = named(address);
+            tracing::warn!(%listener, %address, %error, "cannot listen there: the rest is served without it");
+        }
+        Ok(prepared)
     }
 
     /// How many matches there are.
@@ -250,6 +266,6 @@ impl Family {
 
 impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listeners").field("places", &self.names).finish_non_exhaustive()
+        f.debug_struct("Listeners").field("places", &self.asked).finish_non_exhaustive()
     }
 }

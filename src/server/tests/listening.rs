@@ -124,3 +124,43 @@ async fn a_drain_waits_for_what_was_removed_as_well() {
     assert!(answer.await.unwrap().unwrap().ends_with("done"));
     assert_eq!(served.await.unwrap().cut, 0);
 }
+
+#[tokio::test]
+async fn what_is_optional_is_done_without_as_long_as_something_is_left() {
+    let (_, listening, ..) = start(ServerConfig::default(), echo());
+    let (kept, new, holder) = (free().await, free().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let taken = holder.local_addr().unwrap();
+    listening.replace([kept]).unwrap();
+    let prepared = listening.prepare([kept, new, taken], |address| *address == taken).unwrap();
+    assert_eq!(prepared.lacking().iter().map(|(address, _)| *address).collect::<Vec<_>>(), [taken]);
+    prepared.commit();
+    let mut both = [kept, new];
+    both.sort();
+    assert_eq!(listening.addresses(), both);
+    ask(new).await.unwrap();
+
+    // Nothing else is left; or it is not optional.
+    assert_eq!(listening.prepare([taken], |_| true).err().unwrap().0, taken);
+    assert_eq!(listening.prepare([kept, taken], |address| *address == kept).err().unwrap().0, taken);
+    assert_eq!(listening.addresses(), both);
+
+    // All addresses cannot be had: what they would have included is bound by itself.
+    let all = SocketAddr::from(([0, 0, 0, 0], taken.port()));
+    let within = SocketAddr::from(([127, 0, 0, 3], taken.port()));
+    listening.prepare([kept, all, within], |_| true).unwrap().commit();
+    let mut left = [kept, within];
+    left.sort();
+    assert_eq!(listening.addresses(), left);
+    ask(within).await.unwrap();
+    // Its own are in the way as well, as long as they stay; one that is to go is not exchanged for nothing.
+    drop(holder);
+    let prepared = listening.prepare([kept, all, within], |_| true).unwrap();
+    assert_eq!(prepared.lacking().iter().map(|(address, _)| *address).collect::<Vec<_>>(), [all]);
+    prepared.commit();
+    assert_eq!(listening.prepare([kept, all], |_| true).err().unwrap().0, all);
+    assert_eq!(listening.addresses(), left);
+
+    // Free again, it is bound.
+    listening.prepare([kept, taken], |_| true).unwrap().commit();
+    ask(taken).await.unwrap();
+}

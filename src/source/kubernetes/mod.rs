@@ -54,7 +54,9 @@
 //! 1. Every GatewayClass is ours, whatever its controller. A Gateway whose class is not there is not served, with a warning;
 //!    nor are its ListenerSets.
 //! 2. Listeners speak HTTP, HTTPS, TLS or TCP, and bind `spec.addresses` of type `IPAddress`. Other types are left out with a
-//!    warning; without an address that can be bound the program chooses.
+//!    warning; without an address of that type the program chooses. One that cannot be bound (it is not this machine's, or
+//!    is taken) is left out by itself, with a warning in the log, and what is at other addresses is served
+//!    ([`Listener::optional`](crate::config::Listener::optional)).
 //! 3. A ListenerSet adds listeners to a Gateway whose `allowedListeners` admits its namespace. Certificates are referred to in
 //!    its own name, so that grants to the Gateway are not its.
 //! 4. HTTP, TLS (with HTTPS) and TCP do not share a port; of HTTP and TLS a port has each host once, of TCP one listener. What

@@ -229,6 +229,7 @@ impl<'a> Builder<'a, '_> {
             port: spec.port,
             host: host.clone(),
             protocol,
+            optional: true,
             invalid,
         });
         let seen = ParentListener {

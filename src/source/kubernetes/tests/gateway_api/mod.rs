@@ -88,7 +88,8 @@ fn listeners(config: &Config) -> Vec<String> {
 }
 
 fn line(listener: &Listener) -> String {
-    let Listener { name, addresses, port, host, protocol, invalid } = listener;
+    let Listener { name, addresses, port, host, protocol, optional, invalid } = listener;
+    assert!(optional, "one author's address is nobody else's matter");
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let protocol = match protocol {
         ListenerProtocol::Http => "http",
