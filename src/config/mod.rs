@@ -189,6 +189,12 @@ pub struct Timeouts {
     /// [`response_timeout`](Upstream::response_timeout).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
     pub backend_request: Option<Duration>,
+    /// From the request's head until the end of the response's body, however lively: a head that has not come by then is
+    /// answered 504, a body fails. A connection that was upgraded is not limited. Zero means no limit. Default none (as
+    /// Envoy's `max_stream_duration`); silence has a limit of its own, the upstream's
+    /// [`stream_idle_timeout`](Upstream::stream_idle_timeout).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
+    pub max_stream_duration: Option<Duration>,
 }
 
 /// A server certificate with its key, in PEM.

@@ -58,7 +58,12 @@ impl<'a> Does<'a> {
             }
             parts.push(part);
         }
-        for (what, limit) in [("request", rule.timeouts.request), ("attempt", rule.timeouts.backend_request)] {
+        let timeouts = &rule.timeouts;
+        for (what, limit) in [
+            ("request", timeouts.request),
+            ("attempt", timeouts.backend_request),
+            ("stream", timeouts.max_stream_duration),
+        ] {
             parts.extend(limit.map(|limit| match limit {
                 limit if limit.is_zero() => format!("{what} without a limit of time"),
                 limit => format!("{what} within {limit:?}"),
@@ -268,13 +273,18 @@ mod tests {
             backends: vec![BackendRef { weight: 9, ..BackendRef::new("web") }, canary],
             filters: vec![Filter::RequestHeaders(changes)],
             retry: Some(Retry { attempts: 2, statuses: vec![503], ..Retry::default() }),
-            timeouts: Timeouts { request: Some(Duration::from_secs(2)), backend_request: Some(Duration::ZERO) },
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(2)),
+                backend_request: Some(Duration::ZERO),
+                max_stream_duration: Some(Duration::from_secs(60)),
+            },
             ..Rule::default()
         };
         assert_eq!(
             Does(&rule).to_string(),
             "web (9 of 10), canary [rewrites prefix to /v2] (1 of 10); request headers: sets x-a: `1`; \
-             retries up to 2 times on 503; request within 2s; attempt without a limit of time"
+             retries up to 2 times on 503; request within 2s; attempt without a limit of time; \
+             stream within 60s"
         );
         assert_eq!(Does(&Rule::default()).to_string(), "answers 500: it has no backend");
         let away = Rule { filters: vec![Filter::Redirect(Redirect::default())], ..Rule::default() };

@@ -3,7 +3,8 @@
 //! | layer | limits | when it is over |
 //! |---|---|---|
 //! | [`TimeoutLayer`] | from the call to the response's head | answers 504 ([`Outcome::UpstreamTimeout`](crate::Outcome)) |
-//! | [`BodyTimeoutLayer`] | pauses in a response's body, and its whole duration | the body fails |
+//! | [`BodyTimeoutLayer`] | pauses in a response's body | the body fails |
+//! | the same | from the call to the end of the response's body | answers 504, or the body fails |
 //! | [`DeadlineLayer`] | from the request's arrival to the end of its answer | answers 504, or the body fails |
 //!
 //! 1. What is there in the instant its time runs out has come in time: the inner service is polled before the timer.

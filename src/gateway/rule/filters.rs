@@ -18,7 +18,7 @@ use crate::{
     grpc::Code,
     identity::AllowLayer,
     limit::rate::{ClientIp, Header, Key, KeyOf, Limiter, PerIdentity, Quota, RateLayer, WhenFull},
-    timeout::DeadlineLayer,
+    timeout::{BodyTimeoutLayer, DeadlineLayer},
 };
 
 /// Makes the filters of one rule, and of its backends.
@@ -32,6 +32,15 @@ pub(in crate::gateway) struct KeptRate {
     place: Place,
     config: RateLimit,
     limiter: Arc<Limiter>,
+}
+
+/// What a rule's requests have time for, as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Time {
+    /// Until the response's head.
+    pub(super) deadline: Option<Duration>,
+    /// Until the end of its body.
+    pub(super) stream: Option<Duration>,
 }
 
 /// Where a filter stands within its rule.
@@ -60,18 +69,23 @@ impl<'a, 'b> Filters<'a, 'b> {
         self.rates.into()
     }
 
-    /// A rule's filters and its deadline around its backends. `rewrites` says whether a filter may change the URI.
+    /// A rule's filters and its limits of time around its backends. `rewrites` says whether a filter may change the URI.
     pub(super) fn around_rule(
         &mut self,
         filters: &[Filter],
         backends: Local,
-        deadline: Option<Duration>,
+        time: Time,
         rewrites: bool,
     ) -> Result<Local, BuildError> {
         let cors = |filter: &Filter| matches!(filter, Filter::Cors(_));
         let mut stack = self.around(None, filters, backends, |filter| !cors(filter))?;
-        if let Some(limit) = deadline {
+        if let Some(limit) = time.deadline {
             let layer = DeadlineLayer::server(limit).until_head();
+            stack = Local::new(layer.layer(stack));
+        }
+        if let Some(limit) = time.stream {
+            // Pauses are the upstream's matter.
+            let layer = BodyTimeoutLayer::new().idle(Duration::ZERO).max_duration(limit);
             stack = Local::new(layer.layer(stack));
         }
         if rewrites {

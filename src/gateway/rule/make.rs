@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::{
     Backend, Backends, KeptRate, Rule, Shared, Target, Way,
     backend::Choosing,
-    filters::Filters,
+    filters::{Filters, Time},
     retry::{self, used_up},
 };
 use crate::{
@@ -60,14 +60,17 @@ impl Scope<'_> {
         let sheds = |backend| Ok((self.find)(backend)?.shared.is_some_and(Shared::sheds));
         let sheds = rule.backends.iter().map(sheds).collect::<Result<Vec<_>, BuildError>>()?.contains(&true);
         let heeds = rule.retry.is_some() || sheds;
-        let deadline = limit(rule.timeouts.request).or_else(|| heeds.then_some(Duration::MAX));
+        let time = Time {
+            deadline: limit(rule.timeouts.request).or_else(|| heeds.then_some(Duration::MAX)),
+            stream: limit(rule.timeouts.max_stream_duration),
+        };
         let way = match &rule.invalid {
             Some(why) => Way::Refused(why.as_str().into()),
-            None if rule.filters.is_empty() && deadline.is_none() => Way::Direct,
+            None if rule.filters.is_empty() && time == Time::default() => Way::Direct,
             None => {
                 let rewrites = rule.filters.iter().any(|filter| matches!(filter, Filter::Rewrite(_)));
                 let innermost = Local::new(Choosing(Arc::clone(&backends)));
-                Way::Stack(filters.around_rule(&rule.filters, innermost, deadline, rewrites)?)
+                Way::Stack(filters.around_rule(&rule.filters, innermost, time, rewrites)?)
             }
         };
         Ok(Rule { backends, way, attempt: limit(rule.timeouts.backend_request), rates: filters.into_rates() })

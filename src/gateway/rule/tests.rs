@@ -30,6 +30,8 @@ use crate::{
     timeout::Deadline,
 };
 
+mod timeouts;
+
 const MS: Duration = Duration::from_millis(1);
 
 /// What a double does with one request.
@@ -226,7 +228,7 @@ async fn connections_that_fail_are_503_with_retries_and_time_outs_504() {
         }
     }
     let double = Double::new([Act::Hang]);
-    let timeouts = Timeouts { backend_request: Some(100 * MS), request: None };
+    let timeouts = Timeouts { backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { retry: retry(2, []), timeouts, ..to("here") }, &double);
     assert_eq!(answer(&gateway, get("/")).await, (504, Some(Outcome::UpstreamTimeout)));
     assert_eq!(double.count(), 3);
@@ -247,7 +249,7 @@ async fn an_upstream_that_refuses_connections_is_503_with_retries_and_502_withou
 #[tokio::test(start_paused = true)]
 async fn the_requests_time_spans_all_attempts() {
     let double = Double::new([Act::SayAfter(400 * MS, 503)]);
-    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), backend_request: None };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
     let rule = Rule { retry: retry(10, [503]), timeouts, ..to("here") };
     let began = Instant::now();
     let gateway = gateway(rule, &double);
@@ -259,7 +261,7 @@ async fn the_requests_time_spans_all_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not() {
-    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), backend_request: None };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
     for (attempts, expected) in [(1, (504, Some(Outcome::UpstreamTimeout))), (0, (503, None))] {
         let retry = Retry { attempts, statuses: vec![503], backoff: Some(950 * MS), ..Retry::default() };
         let double = Double::new([Act::SayAfter(400 * MS, 503)]);
@@ -271,7 +273,7 @@ async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not(
 #[tokio::test(start_paused = true)]
 async fn one_attempt_may_be_cut_and_the_next_answer() {
     let double = Double::new([Act::Hang, Act::Say(200)]);
-    let timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: Some(100 * MS) };
+    let timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { retry: retry(1, []), timeouts, ..to("here") }, &double);
     assert_eq!(status(&gateway, get("/")).await, 200);
     assert_eq!(double.count(), 2);
@@ -279,7 +281,7 @@ async fn one_attempt_may_be_cut_and_the_next_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_local_service_has_no_more_time_for_an_attempt_than_an_upstream() {
-    let timeouts = Timeouts { request: None, backend_request: Some(100 * MS) };
+    let timeouts = Timeouts { backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { timeouts, ..to("here") }, &Double::new([Act::Hang]));
     assert_eq!(answer(&gateway, get("/")).await, (504, Some(Outcome::UpstreamTimeout)));
 }
