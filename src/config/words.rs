@@ -69,6 +69,12 @@ impl<'a> Does<'a> {
                 limit => format!("{what} within {limit:?}"),
             }));
         }
+        if timeouts.deadline_ends_body {
+            parts.push("deadlines end bodies too".to_owned());
+        }
+        if let Some(name) = &timeouts.deadline_header {
+            parts.push(format!("deadlines in {name}"));
+        }
         parts
     }
 
@@ -277,6 +283,8 @@ mod tests {
                 request: Some(Duration::from_secs(2)),
                 backend_request: Some(Duration::ZERO),
                 max_stream_duration: Some(Duration::from_secs(60)),
+                deadline_header: Some(http::HeaderName::from_static("x-left")),
+                deadline_ends_body: true,
             },
             ..Rule::default()
         };
@@ -284,7 +292,7 @@ mod tests {
             Does(&rule).to_string(),
             "web (9 of 10), canary [rewrites prefix to /v2] (1 of 10); request headers: sets x-a: `1`; \
              retries up to 2 times on 503; request within 2s; attempt without a limit of time; \
-             stream within 60s"
+             stream within 60s; deadlines end bodies too; deadlines in x-left"
         );
         assert_eq!(Does(&Rule::default()).to_string(), "answers 500: it has no backend");
         let away = Rule { filters: vec![Filter::Redirect(Redirect::default())], ..Rule::default() };

@@ -115,6 +115,7 @@ async fn every_way_to_have_no_answer_has_its_status_and_outcome() {
                 request: Some(Duration::ZERO),
                 backend_request: Some(Duration::ZERO),
                 max_stream_duration: Some(Duration::ZERO),
+                ..Timeouts::default()
             },
             ..rule("/unlimited", [BackendRef::new("alive")])
         },

@@ -103,6 +103,9 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             if rule.backends.is_empty() && !redirects {
                 found(format!("{rule_field}.backends"), invalid("has no backends: name one"));
             }
+            if let Some((field, why)) = rule.timeouts.wrong() {
+                found(format!("{rule_field}.timeouts.{field}"), Fault::Invalid(why));
+            }
             for (index, one) in rule.matches.iter().enumerate() {
                 if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &one.path
                     && !path.starts_with('/')

@@ -23,8 +23,8 @@
 //!   the task that serves the request.
 //! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, or the request's own `grpc-timeout` where that
 //!   is less, and tells the server what is left of it:
-//!   `grpc-timeout` on gRPC calls, and a header field of your choice on all.
-//!   Whoever sends the request once more renews it.
+//!   `grpc-timeout` on gRPC calls.
+//! - Both tell it in a header field of your choice, on all calls. Whoever sends the request once more renews what it says.
 //! - Work whose deadline has passed is not started: it is answered with
 //!   [`Outcome::DeadlineExceeded`](crate::Outcome::DeadlineExceeded) at once.
 //!

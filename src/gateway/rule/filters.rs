@@ -6,7 +6,7 @@ use http::{HeaderName, Request, StatusCode, request::Parts};
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 
-use super::{Scope, backend::Arrived};
+use super::{Scope, backend::Arrived, time::Time};
 use crate::{
     Body, BoxError, Error, Outcome,
     config::{self, FaultKind, Filter, RateKey, RateLimit},
@@ -18,7 +18,6 @@ use crate::{
     grpc::Code,
     identity::AllowLayer,
     limit::rate::{ClientIp, Header, Key, KeyOf, Limiter, PerIdentity, Quota, RateLayer, WhenFull},
-    timeout::{BodyTimeoutLayer, DeadlineLayer},
 };
 
 /// Makes the filters of one rule, and of its backends.
@@ -32,15 +31,6 @@ pub(in crate::gateway) struct KeptRate {
     place: Place,
     config: RateLimit,
     limiter: Arc<Limiter>,
-}
-
-/// What a rule's requests have time for, as a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Time {
-    /// Until the response's head.
-    pub(super) deadline: Option<Duration>,
-    /// Until the end of its body.
-    pub(super) stream: Option<Duration>,
 }
 
 /// Where a filter stands within its rule.
@@ -74,20 +64,12 @@ impl<'a, 'b> Filters<'a, 'b> {
         &mut self,
         filters: &[Filter],
         backends: Local,
-        time: Time,
+        time: &Time,
         rewrites: bool,
     ) -> Result<Local, BuildError> {
         let cors = |filter: &Filter| matches!(filter, Filter::Cors(_));
         let mut stack = self.around(None, filters, backends, |filter| !cors(filter))?;
-        if let Some(limit) = time.deadline {
-            let layer = DeadlineLayer::server(limit).until_head();
-            stack = Local::new(layer.layer(stack));
-        }
-        if let Some(limit) = time.stream {
-            // Pauses are the upstream's matter.
-            let layer = BodyTimeoutLayer::new().idle(Duration::ZERO).max_duration(limit);
-            stack = Local::new(layer.layer(stack));
-        }
+        stack = time.around(stack);
         if rewrites {
             stack = Local::new(stack.map_request(|mut request: Request<Body>| {
                 let arrived = Arrived(request.uri().clone());

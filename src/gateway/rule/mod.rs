@@ -4,7 +4,7 @@
 //!
 //! 1. CORS: a preflight is answered, whatever else the rule does.
 //! 2. The time for the whole stream: `timeouts.max_stream_duration`. The deadline: `timeouts.request`, and what
-//!    `grpc-timeout` says, counted from the request's arrival.
+//!    `grpc-timeout` or `timeouts.deadline_header` says, counted from the request's arrival.
 //! 3. What may turn it away: `allow`, `external_auth`, `rate_limit`, `fault`.
 //! 4. The other filters, as they are written: header fields, rewrites, redirects, mirrors, priority, the client's
 //!    certificate.
@@ -25,6 +25,7 @@ mod retry;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub(super) use self::{
     backend::{Backend, Backends, Sending, Target},

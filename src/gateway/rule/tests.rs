@@ -265,7 +265,7 @@ async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not(
     for (attempts, expected) in [(1, (504, Some(Outcome::UpstreamTimeout))), (0, (503, None))] {
         let retry = Retry { attempts, statuses: vec![503], backoff: Some(950 * MS), ..Retry::default() };
         let double = Double::new([Act::SayAfter(400 * MS, 503)]);
-        let gateway = gateway(Rule { retry: Some(retry), timeouts, ..to("here") }, &double);
+        let gateway = gateway(Rule { retry: Some(retry), timeouts: timeouts.clone(), ..to("here") }, &double);
         assert_eq!((answer(&gateway, get("/")).await, double.count()), (expected, 1));
     }
 }
@@ -728,6 +728,16 @@ fn what_cannot_be_is_refused_with_its_place_or_fails_its_rule_alone() {
         (
             Rule { retry: retry(1, [99]), ..to("here") },
             "route `test`, rule 0, retry: 99 is not a status: use 100 to 599",
+        ),
+        (
+            Rule {
+                timeouts: Timeouts {
+                    deadline_header: Some(http::HeaderName::from_static("grpc-timeout")),
+                    ..Timeouts::default()
+                },
+                ..to("here")
+            },
+            "route `test`, rule 0, timeouts: deadline_header: `grpc-timeout` has a meaning of its own",
         ),
         (
             Rule {
