@@ -215,6 +215,26 @@ impl Shed {
     }
 }
 
+impl ShedShares {
+    /// Which field is no share, and why.
+    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
+        let mut fields = self.by_class().into_iter();
+        let (_, field, share) = fields.find(|(_, _, share)| !(0.0..=1.0).contains(share))?;
+        Some((field, format!("{share} is not a share: use 0 to 1")))
+    }
+
+    /// The classes and their shares, with the names that they have in a configuration.
+    pub(crate) fn by_class(&self) -> [(Priority, &'static str, f64); 4] {
+        let Self { sheddable, sheddable_plus, critical, critical_plus } = *self;
+        [
+            (Priority::Sheddable, "sheddable", sheddable),
+            (Priority::SheddablePlus, "sheddable_plus", sheddable_plus),
+            (Priority::Critical, "critical", critical),
+            (Priority::CriticalPlus, "critical_plus", critical_plus),
+        ]
+    }
+}
+
 impl Default for ShedShares {
     fn default() -> Self {
         Self { sheddable: 0.6, sheddable_plus: 0.8, critical: 0.95, critical_plus: 1.0 }

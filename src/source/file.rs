@@ -130,6 +130,9 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
         if upstream.pool.max_streams == 0 {
             found(field("pool.max_streams"), invalid("must be 1 or more"));
         }
+        if let Some((name, why)) = upstream.shed.as_ref().and_then(|shed| shed.shares.wrong()) {
+            found(field(&format!("shed.shares.{name}")), Fault::Invalid(why));
+        }
         if let Endpoints::Dns { refresh, .. } = &upstream.endpoints
             && refresh.is_zero()
         {

@@ -10,11 +10,7 @@ use crate::{
     config::{self, AdaptiveConcurrency},
     gateway::{BuildError, local::Local},
     hedge::HedgeLayer,
-    limit::{
-        adaptive::AdaptiveLayer,
-        concurrency::ConcurrencyLayer,
-        shed::{Priority, ShedLayer},
-    },
+    limit::{adaptive::AdaptiveLayer, concurrency::ConcurrencyLayer, shed::ShedLayer},
     retry::Budget,
     timeout::{Deadline, tell_what_is_left},
 };
@@ -147,21 +143,10 @@ impl Shared {
     }
 }
 
-/// The classes of load shedding and their shares, by the names they have in a configuration.
-fn shares(shed: &config::Shed) -> [(Priority, &'static str, f64); 4] {
-    let config::ShedShares { sheddable, sheddable_plus, critical, critical_plus } = shed.shares;
-    [
-        (Priority::Sheddable, "sheddable", sheddable),
-        (Priority::SheddablePlus, "sheddable_plus", sheddable_plus),
-        (Priority::Critical, "critical", critical),
-        (Priority::CriticalPlus, "critical_plus", critical_plus),
-    ]
-}
-
 fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
-    match shares(shed).into_iter().find(|(_, _, share)| !(0.0..=1.0).contains(share)) {
-        Some((_, class, share)) => {
-            let problem = format!("shed: shares: {class}: {share} is not a share: use 0 to 1");
+    match shed.shares.wrong() {
+        Some((field, why)) => {
+            let problem = format!("shed: shares: {field}: {why}");
             Err(BuildError::Policy { upstream: upstream.to_owned(), problem })
         }
         None => Ok(()),
@@ -169,7 +154,9 @@ fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
 }
 
 fn shed_layer(shed: &config::Shed) -> ShedLayer {
-    let layer = shares(shed)
+    let layer = shed
+        .shares
+        .by_class()
         .into_iter()
         .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
     layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))

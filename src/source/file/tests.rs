@@ -100,6 +100,14 @@ fn mistakes_are_told_by_line_and_field() {
             "f.yaml:4:16: upstreams[0].concurrency.limit: is required and missing",
         ),
         (
+            format!("{UPSTREAM}  shed:\n    limit: 4\n    shares: {{sheddable: 0.5, critical: 95}}\n"),
+            "f.yaml:6:40: upstreams[0].shed.shares.critical: 95 is not a share: use 0 to 1",
+        ),
+        (
+            format!("{UPSTREAM}  shed: {{limit: 4, shares: {{sheddable: -0.1}}}}\n"),
+            "f.yaml:4:40: upstreams[0].shed.shares.sheddable: -0.1 is not a share: use 0 to 1",
+        ),
+        (
             format!("{UPSTREAM}  connect_timeout: 1.5s\n"),
             "f.yaml:4:20: upstreams[0].connect_timeout: `1.5s` is not a duration: write numbers with units, such as `30s`, `1m30s` or `250ms` (units h, m, s, ms)",
         ),
