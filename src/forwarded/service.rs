@@ -67,12 +67,12 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let scheme = info.map_or("http", ConnectionInfo::scheme);
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
-    let certificate = client_cert::of(settings.client_cert, info, settings.by.as_ref());
     let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
     let headers = request.headers_mut();
     nominated::settle(headers);
     names::sanitize(headers, settings, trusted);
-    client_cert::write(headers, settings.client_cert, certificate.as_ref());
+    client_cert::tell(request, settings.client_cert, settings.by.as_ref());
+    let headers = request.headers_mut();
     let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
 
     let client = peer.map(|peer| if trusted { chain::client(headers, settings, peer) } else { peer });
