@@ -140,7 +140,9 @@ pub struct Aimd {
 
 /// How many requests may be with an upstream at once, by how much each matters; see [`limit::shed`](crate::limit::shed).
 ///
-/// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun.
+/// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun. Where the upstream has
+/// [`adaptive_concurrency`](super::Upstream::adaptive_concurrency) too, each class may also use no more than its share of the
+/// limit that is learned.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct Shed {

@@ -10,7 +10,11 @@ use crate::{
     config::{self, AdaptiveConcurrency},
     gateway::{BuildError, local::Local},
     hedge::HedgeLayer,
-    limit::{adaptive::AdaptiveLayer, concurrency::ConcurrencyLayer, shed::ShedLayer},
+    limit::{
+        adaptive::AdaptiveLayer,
+        concurrency::{ConcurrencyLayer, Permits},
+        shed::ShedLayer,
+    },
     retry::Budget,
     timeout::{Deadline, tell_what_is_left},
 };
@@ -119,7 +123,11 @@ impl Shared {
             stack = Local::new(concurrency.made.layer(told));
         }
         if let Some(shed) = &self.shed {
-            stack = Local::new(shed.made.layer(stack));
+            let layer = match &self.adaptive {
+                Some(adaptive) => shed.made.clone().load(share_in_use(adaptive.made.handle())),
+                None => shed.made.clone(),
+            };
+            stack = Local::new(layer.layer(stack));
         }
         if let Some(hedge) = &self.hedge {
             stack = Local::new(self.hedge_layer(config, hedge)?.layer(stack));
@@ -160,6 +168,11 @@ fn shed_layer(shed: &config::Shed) -> ShedLayer {
         .into_iter()
         .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
     layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
+}
+
+/// How full a limit is that is being learned.
+fn share_in_use(permits: Permits) -> impl Fn() -> f64 {
+    move || permits.in_flight() as f64 / permits.limit().max(1) as f64
 }
 
 impl<C: Clone + PartialEq, T: Clone> Kept<C, T> {

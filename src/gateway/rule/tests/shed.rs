@@ -1,7 +1,7 @@
 //! What an upstream sheds, and the priorities of rules.
 
 use super::*;
-use crate::config::{Priority, Shed, ShedShares};
+use crate::config::{AdaptiveConcurrency, Aimd, Priority, Shed, ShedShares};
 
 #[tokio::test(start_paused = true)]
 async fn load_is_shed_by_the_priority_of_rules_and_by_deadline_and_what_is_learned_stays_over_reloads() {
@@ -93,4 +93,35 @@ async fn a_priority_that_code_gives_a_request_comes_before_that_of_its_rule_and_
     let given = Some(Priority::CriticalPlus);
     let expected = [Some(Priority::Sheddable), given, Some(Priority::SheddablePlus), given, None, given];
     assert_eq!(*told.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shares_are_those_of_an_adaptive_limit_too() {
+    let config = |limit| {
+        let aimd = Aimd { min_limit: limit, max_limit: limit, initial_limit: limit, ..Aimd::default() };
+        let upstream = config::Upstream {
+            shed: Some(Shed::new(1000)),
+            adaptive_concurrency: Some(AdaptiveConcurrency::Aimd(aimd)),
+            ..config::Upstream::new("here", Endpoints::Static(vec![]))
+        };
+        let least = Rule { filters: vec![Filter::Priority(Priority::Sheddable)], ..to("here") };
+        Config { upstreams: vec![upstream], ..rules([at("/suggest", least), at("/pay", to("here"))]) }
+    };
+    let gateway = Gateway::builder(config(10)).local("here", Double::new([Act::Hang]).service()).build().unwrap();
+    let hold = |path: &'static str| {
+        let gateway = gateway.clone();
+        tokio::spawn(async move { status(&gateway, get(path)).await })
+    };
+    let mut held: Vec<_> = (0..7).map(|_| hold("/suggest")).collect();
+    sleep(MS).await;
+    held.retain(|held| !held.is_finished());
+    assert_eq!(held.len(), 6, "0.6 of ten");
+    held.extend([hold("/pay"), hold("/pay")]);
+    sleep(MS).await;
+    assert!(held.iter().all(|held| !held.is_finished()));
+    assert_eq!(answer(&gateway, get("/suggest")).await, (503, Some(Outcome::Overloaded)));
+    gateway.apply(config(20)).unwrap();
+    let more = hold("/suggest");
+    sleep(MS).await;
+    assert!(!more.is_finished(), "another limit counts from nothing");
 }
