@@ -39,7 +39,8 @@ pub enum Filter {
     RateLimit(RateLimit),
     /// Fails or delays some requests on purpose.
     Fault(Fault),
-    /// Says how much its requests matter to upstreams that [shed](super::Upstream::shed) load.
+    /// Says how much its requests matter to upstreams that [shed](super::Upstream::shed) load. A [`Priority`] that code has
+    /// put among a request's extensions comes before it: code knows the request, a rule only where it goes.
     Priority(Priority),
     /// Tells of the client's certificate in `X-Forwarded-Client-Cert`.
     ClientCert(ClientCertFilter),
@@ -67,7 +68,9 @@ pub enum ClientCert {
     Keep,
     /// It tells of the peer's certificate alone, or is not there when the peer has none (Envoy's `SANITIZE_SET`).
     Set,
-    /// The peer's certificate is added to what a trusted peer told of those before it (Envoy's `APPEND_FORWARD`).
+    /// The peer's certificate is added to what a trusted peer told of those before it (Envoy's `APPEND_FORWARD`). It stands
+    /// there once, as the last says it who adds it: a rule's word replaces that of
+    /// [`ForwardedLayer::client_cert`](crate::forwarded::ForwardedLayer::client_cert), and a backend's that of its rule.
     Append,
 }
 

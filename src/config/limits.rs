@@ -140,7 +140,9 @@ pub struct Aimd {
 
 /// How many requests may be with an upstream at once, by how much each matters; see [`limit::shed`](crate::limit::shed).
 ///
-/// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun.
+/// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun. Where the upstream has
+/// [`adaptive_concurrency`](super::Upstream::adaptive_concurrency) too, each class may also use no more than its share of the
+/// limit that is learned.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct Shed {
@@ -212,6 +214,26 @@ impl Shed {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, shares: ShedShares::default() }
+    }
+}
+
+impl ShedShares {
+    /// Which field is no share, and why.
+    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
+        let mut fields = self.by_class().into_iter();
+        let (_, field, share) = fields.find(|(_, _, share)| !(0.0..=1.0).contains(share))?;
+        Some((field, format!("{share} is not a share: use 0 to 1")))
+    }
+
+    /// The classes and their shares, with the names that they have in a configuration.
+    pub(crate) fn by_class(&self) -> [(Priority, &'static str, f64); 4] {
+        let Self { sheddable, sheddable_plus, critical, critical_plus } = *self;
+        [
+            (Priority::Sheddable, "sheddable", sheddable),
+            (Priority::SheddablePlus, "sheddable_plus", sheddable_plus),
+            (Priority::Critical, "critical", critical),
+            (Priority::CriticalPlus, "critical_plus", critical_plus),
+        ]
     }
 }
 

@@ -33,6 +33,7 @@ mod limits;
 mod listener;
 mod matching;
 mod resilience;
+mod timeouts;
 mod traffic;
 mod upstream;
 pub(crate) mod words;
@@ -55,6 +56,7 @@ pub use self::{
     },
     matching::{CookieMatch, HeaderMatch, Host, InvalidHost, Match, PathMatch, QueryMatch, ValueMatch},
     resilience::{Check, CircuitBreaker, HealthCheck, OutlierDetection, StatusRange},
+    timeouts::Timeouts,
     traffic::{Hedge, Retry, RetryBudget, Rollout, SessionCarrier, SessionPersistence, Split},
     upstream::{
         Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, SubjectName, Upstream,
@@ -62,7 +64,7 @@ pub use self::{
     },
 };
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt};
 
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
@@ -175,20 +177,6 @@ pub struct BackendRef {
     pub cohort: Option<String>,
     /// Why it cannot be used, where a source found that out: its share of requests is answered 500.
     pub invalid: Option<String>,
-}
-
-/// How long a rule's requests may take. `None` takes the upstream's settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
-pub struct Timeouts {
-    /// From the request's head until the response's head, all attempts together. Zero means no limit. Expiry is
-    /// answered 504. Default none (GEP-1742).
-    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
-    pub request: Option<Duration>,
-    /// The same for each attempt. Zero means no limit. Default: the upstream's
-    /// [`response_timeout`](Upstream::response_timeout).
-    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration::deserialize_option"))]
-    pub backend_request: Option<Duration>,
 }
 
 /// A server certificate with its key, in PEM.

@@ -58,11 +58,22 @@ impl<'a> Does<'a> {
             }
             parts.push(part);
         }
-        for (what, limit) in [("request", rule.timeouts.request), ("attempt", rule.timeouts.backend_request)] {
+        let timeouts = &rule.timeouts;
+        for (what, limit) in [
+            ("request", timeouts.request),
+            ("attempt", timeouts.backend_request),
+            ("stream", timeouts.max_stream_duration),
+        ] {
             parts.extend(limit.map(|limit| match limit {
                 limit if limit.is_zero() => format!("{what} without a limit of time"),
                 limit => format!("{what} within {limit:?}"),
             }));
+        }
+        if timeouts.deadline_ends_body {
+            parts.push("deadlines end bodies too".to_owned());
+        }
+        if let Some(name) = &timeouts.deadline_header {
+            parts.push(format!("deadlines in {name}"));
         }
         parts
     }
@@ -268,13 +279,20 @@ mod tests {
             backends: vec![BackendRef { weight: 9, ..BackendRef::new("web") }, canary],
             filters: vec![Filter::RequestHeaders(changes)],
             retry: Some(Retry { attempts: 2, statuses: vec![503], ..Retry::default() }),
-            timeouts: Timeouts { request: Some(Duration::from_secs(2)), backend_request: Some(Duration::ZERO) },
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(2)),
+                backend_request: Some(Duration::ZERO),
+                max_stream_duration: Some(Duration::from_secs(60)),
+                deadline_header: Some(http::HeaderName::from_static("x-left")),
+                deadline_ends_body: true,
+            },
             ..Rule::default()
         };
         assert_eq!(
             Does(&rule).to_string(),
             "web (9 of 10), canary [rewrites prefix to /v2] (1 of 10); request headers: sets x-a: `1`; \
-             retries up to 2 times on 503; request within 2s; attempt without a limit of time"
+             retries up to 2 times on 503; request within 2s; attempt without a limit of time; \
+             stream within 60s; deadlines end bodies too; deadlines in x-left"
         );
         assert_eq!(Does(&Rule::default()).to_string(), "answers 500: it has no backend");
         let away = Rule { filters: vec![Filter::Redirect(Redirect::default())], ..Rule::default() };

@@ -52,6 +52,11 @@ pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<He
     Vec::<String>::deserialize(deserializer)?.iter().map(|name| field_name(name)).collect()
 }
 
+/// The name of a header field.
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HeaderName>, D::Error> {
+    String::deserialize(deserializer).and_then(|name| field_name(&name)).map(Some)
+}
+
 fn field_name<E: Error>(name: &str) -> Result<HeaderName, E> {
     name.parse().map_err(|_| E::custom(format_args!("`{name}` is not a header field name")))
 }

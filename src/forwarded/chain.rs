@@ -99,6 +99,17 @@ pub(super) fn append(headers: &mut HeaderMap, name: HeaderName, entry: &HeaderVa
     headers.insert(name, HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).unwrap_or_else(|_| entry.clone()));
 }
 
+/// Takes back `entry` from a field that it was appended to.
+pub(super) fn remove_last(headers: &mut HeaderMap, name: &HeaderName, entry: &HeaderValue) {
+    let Some(list) = headers.get(name).map(HeaderValue::as_bytes) else { return };
+    let Some(rest) = list.strip_suffix(entry.as_bytes()) else { return };
+    if rest.is_empty() {
+        headers.remove(name);
+    } else if let Some(rest) = rest.strip_suffix(b", ").and_then(|rest| HeaderValue::from_bytes(rest).ok()) {
+        headers.insert(name, rest);
+    }
+}
+
 /// One element of `Forwarded` (RFC 7239 section 4).
 pub(super) fn element(peer: Option<IpAddr>, scheme: &str, host: Option<&HeaderValue>) -> HeaderValue {
     let mut text = match peer {

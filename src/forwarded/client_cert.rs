@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Request};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::chain;
@@ -14,21 +14,30 @@ use crate::{
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// What there is to tell of the certificate of a connection's peer, where any is told.
-pub(crate) fn of(told: ClientCert, connection: Option<&ConnectionInfo>, by: Option<&SpiffeId>) -> Option<HeaderValue> {
-    match told {
-        ClientCert::Keep => None,
-        ClientCert::Set | ClientCert::Append => element(connection?.peer_identity()?, by),
-    }
-}
+/// A request extension: the element that was written already, by another layer or filter of this process.
+#[derive(Clone)]
+struct Written(HeaderValue);
 
-/// Writes it. What is there already is a trusted peer's, or nobody's.
-pub(crate) fn write(headers: &mut HeaderMap, told: ClientCert, certificate: Option<&HeaderValue>) {
-    if told == ClientCert::Set {
-        headers.remove(X_FORWARDED_CLIENT_CERT);
+/// Writes what there is to tell of the certificate of the connection's peer. What is there already is a trusted peer's, or
+/// nobody's, or was written by this process: that is written anew, so that nobody stands there twice.
+pub(crate) fn tell<B>(request: &mut Request<B>, told: ClientCert, by: Option<&SpiffeId>) {
+    let certificate = match told {
+        ClientCert::Keep => return,
+        ClientCert::Set | ClientCert::Append => {
+            let connection = request.extensions().get::<ConnectionInfo>();
+            connection.and_then(ConnectionInfo::peer_identity).and_then(|peer| element(peer, by))
+        }
+    };
+    let before = request.extensions_mut().remove::<Written>();
+    let headers = request.headers_mut();
+    match (told, before) {
+        (ClientCert::Append, Some(Written(before))) => chain::remove_last(headers, &X_FORWARDED_CLIENT_CERT, &before),
+        (ClientCert::Append, None) => {}
+        _ => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
     }
     if let Some(certificate) = certificate {
-        chain::append(headers, X_FORWARDED_CLIENT_CERT, certificate);
+        chain::append(headers, X_FORWARDED_CLIENT_CERT, &certificate);
+        request.extensions_mut().insert(Written(certificate));
     }
 }
 

@@ -69,7 +69,6 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
     let in_cohort = Cohort::of(request.extensions()).is_some();
-    let certificate = client_cert::of(settings.client_cert, info, settings.by.as_ref());
     let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
     let headers = request.headers_mut();
     nominated::settle(headers);
@@ -78,7 +77,8 @@ fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     if !trusted && !in_cohort {
         split::tell(headers, None);
     }
-    client_cert::write(headers, settings.client_cert, certificate.as_ref());
+    client_cert::tell(request, settings.client_cert, settings.by.as_ref());
+    let headers = request.headers_mut();
     let host = authority.and_then(Result::ok).or_else(|| headers.get(header::HOST).cloned());
 
     let client = peer.map(|peer| if trusted { chain::client(headers, settings, peer) } else { peer });

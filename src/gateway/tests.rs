@@ -105,15 +105,20 @@ async fn every_way_to_have_no_answer_has_its_status_and_outcome() {
         rule("/empty", [BackendRef::new("empty")]),
         rule("/closed", [BackendRef::new("closed")]),
         Rule {
-            timeouts: Timeouts { request: Some(Duration::from_millis(50)), backend_request: None },
+            timeouts: Timeouts { request: Some(Duration::from_millis(50)), ..Timeouts::default() },
             ..rule("/late", [BackendRef::new("silent")])
         },
         Rule {
-            timeouts: Timeouts { request: None, backend_request: Some(Duration::from_millis(50)) },
+            timeouts: Timeouts { backend_request: Some(Duration::from_millis(50)), ..Timeouts::default() },
             ..rule("/late-attempt", [BackendRef::new("silent")])
         },
         Rule {
-            timeouts: Timeouts { request: Some(Duration::ZERO), backend_request: Some(Duration::ZERO) },
+            timeouts: Timeouts {
+                request: Some(Duration::ZERO),
+                backend_request: Some(Duration::ZERO),
+                max_stream_duration: Some(Duration::ZERO),
+                ..Timeouts::default()
+            },
             ..rule("/unlimited", [BackendRef::new("alive")])
         },
     ];

@@ -103,6 +103,9 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             if rule.backends.is_empty() && !redirects {
                 found(format!("{rule_field}.backends"), invalid("has no backends: name one"));
             }
+            if let Some((field, why)) = rule.timeouts.wrong() {
+                found(format!("{rule_field}.timeouts.{field}"), Fault::Invalid(why));
+            }
             for (index, one) in rule.matches.iter().enumerate() {
                 if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &one.path
                     && !path.starts_with('/')
@@ -126,6 +129,9 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
         }
         if upstream.pool.max_streams == 0 {
             found(field("pool.max_streams"), invalid("must be 1 or more"));
+        }
+        if let Some((name, why)) = upstream.shed.as_ref().and_then(|shed| shed.shares.wrong()) {
+            found(field(&format!("shed.shares.{name}")), Fault::Invalid(why));
         }
         if let Endpoints::Dns { refresh, .. } = &upstream.endpoints
             && refresh.is_zero()

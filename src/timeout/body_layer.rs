@@ -65,7 +65,8 @@ impl BodyTimeoutLayer {
         self
     }
 
-    /// How long the response's body may last, counted from the call (Envoy's `max_stream_duration`). Zero: without end.
+    /// How long the request may last to the end of its response's body, counted from the call (Envoy's
+    /// `max_stream_duration`). A head that has not come by then is answered 504. Zero: without end.
     pub fn max_duration(mut self, limit: Duration) -> Self {
         self.settings.max_duration = Some(limit).filter(|limit| !limit.is_zero());
         self
@@ -107,12 +108,8 @@ where
         if let Some(upload) = &upload {
             request.body_mut().observe(Box::new(upload.clone()));
         }
-        let limits = Limits {
-            until: self.settings.max_duration.map(|limit| Deadline::after(now, limit).instant()),
-            idle: self.settings.idle,
-            upload,
-            scope: None,
-        };
-        ResponseFuture::new(self.inner.call(request), dialect, None).limited(limits)
+        let until = self.settings.max_duration.map(|limit| Deadline::after(now, limit).instant());
+        let limits = Limits { until, idle: self.settings.idle, upload, scope: None };
+        ResponseFuture::new(self.inner.call(request), dialect, until).limited(limits)
     }
 }

@@ -155,12 +155,30 @@ pub fn format_grpc_timeout(left: Duration) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("0n"))
 }
 
-/// Renews the `grpc-timeout` of a request that is sent once more, some time after the first.
+/// A request extension: the header field in which its time is told too.
+#[derive(Debug, Clone)]
+pub(super) struct ToldIn(pub(super) HeaderName);
+
+/// `left` as whole milliseconds, rounded down.
+pub(super) fn format_millis(left: Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether this is a limit, and not what "none" has become.
+pub(super) fn is_limited(left: Duration) -> bool {
+    left < FAR / 2
+}
+
+/// Renews what a request says of its time, when it is sent some time after that was written.
 pub(crate) fn tell_what_is_left(parts: &mut Parts, now: Instant) {
-    let (Some(told), Some(deadline)) = (grpc_timeout(&parts.headers), Deadline::in_force(&parts.extensions)) else {
-        return;
-    };
-    parts.headers.insert(GRPC_TIMEOUT, format_grpc_timeout(told.min(deadline.left(now))));
+    let Some(deadline) = Deadline::in_force(&parts.extensions) else { return };
+    let left = deadline.left(now);
+    if let Some(told) = grpc_timeout(&parts.headers) {
+        parts.headers.insert(GRPC_TIMEOUT, format_grpc_timeout(told.min(left)));
+    }
+    if let Some(ToldIn(name)) = parts.extensions.get() {
+        parts.headers.insert(name, format_millis(left));
+    }
 }
 
 #[cfg(test)]

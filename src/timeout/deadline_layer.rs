@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::{
     Deadline, ResponseFuture,
     body::Limits,
-    deadline::{GRPC_TIMEOUT, format_grpc_timeout, grpc_timeout},
+    deadline::{GRPC_TIMEOUT, ToldIn, format_grpc_timeout, format_millis, grpc_timeout, is_limited},
 };
 use crate::{Body, BoxError, Outcome, exchange::Exchange, respond::Dialect};
 
@@ -74,8 +74,9 @@ impl DeadlineLayer {
         self
     }
 
-    /// Reads, or writes, the time left in this header field too: whole milliseconds. Default: none; Envoy calls its own
-    /// `x-envoy-expected-rq-timeout-ms`. What is no number is no limit.
+    /// Writes the time left in this header field too, in whole milliseconds; [`server`](Self::server) reads it before.
+    /// Default: none; Envoy calls its own `x-envoy-expected-rq-timeout-ms`. What is no number is no limit, and where there
+    /// is no limit none is written.
     pub fn header(mut self, name: HeaderName) -> Self {
         self.settings.header = Some(name);
         self
@@ -103,15 +104,13 @@ impl Settings {
         given.map_or(own, |given| given.min(own))
     }
 
-    fn tell(&self, headers: &mut HeaderMap, dialect: Dialect, left: Duration) {
-        if self.end == End::Server {
-            return;
+    fn tell<B>(&self, request: &mut Request<B>, dialect: Dialect, left: Duration) {
+        if self.end == End::Client && dialect != Dialect::Http {
+            request.headers_mut().insert(GRPC_TIMEOUT, format_grpc_timeout(left));
         }
-        if dialect != Dialect::Http {
-            headers.insert(GRPC_TIMEOUT, format_grpc_timeout(left));
-        }
-        if let Some(name) = &self.header {
-            headers.insert(name, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+        if let Some(name) = self.header.as_ref().filter(|_| is_limited(left)) {
+            request.headers_mut().insert(name, format_millis(left));
+            request.extensions_mut().insert(ToldIn(name.clone()));
         }
     }
 }
@@ -150,7 +149,7 @@ where
         if deadline.has_passed(now) {
             return ResponseFuture::refused(Outcome::DeadlineExceeded, dialect);
         }
-        self.settings.tell(request.headers_mut(), dialect, deadline.left(now));
+        self.settings.tell(&mut request, dialect, deadline.left(now));
         request.extensions_mut().insert(deadline);
         let until = deadline.instant();
         let future = deadline.during(|| self.inner.call(request));

@@ -3,7 +3,8 @@
 //! | layer | limits | when it is over |
 //! |---|---|---|
 //! | [`TimeoutLayer`] | from the call to the response's head | answers 504 ([`Outcome::UpstreamTimeout`](crate::Outcome)) |
-//! | [`BodyTimeoutLayer`] | pauses in a response's body, and its whole duration | the body fails |
+//! | [`BodyTimeoutLayer`] | pauses in a response's body | the body fails |
+//! | the same | from the call to the end of the response's body | answers 504, or the body fails |
 //! | [`DeadlineLayer`] | from the request's arrival to the end of its answer | answers 504, or the body fails |
 //!
 //! 1. What is there in the instant its time runs out has come in time: the inner service is polled before the timer.
@@ -22,8 +23,8 @@
 //!   the task that serves the request.
 //! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, or the request's own `grpc-timeout` where that
 //!   is less, and tells the server what is left of it:
-//!   `grpc-timeout` on gRPC calls, and a header field of your choice on all.
-//!   Whoever sends the request once more renews it.
+//!   `grpc-timeout` on gRPC calls.
+//! - Both tell it in a header field of your choice, on all calls. Whoever sends the request once more renews what it says.
 //! - Work whose deadline has passed is not started: it is answered with
 //!   [`Outcome::DeadlineExceeded`](crate::Outcome::DeadlineExceeded) at once.
 //!

@@ -8,6 +8,7 @@
 mod asked;
 mod backend_tls;
 mod bodies;
+mod client_cert;
 mod doubles;
 mod drain;
 mod failover;

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::support::{Conn, Echo, Ingress, Raw, free_port, get, until, wire::send};
+use crate::support::{Conn, Echo, Ingress, PATIENCE, Raw, eventually, free_port, get, until, wire::send};
 
 /// One rule for everything, with these fields, and its upstream, with those.
 fn world(rule: &str, upstream: &str, endpoints: &[SocketAddr]) -> String {
@@ -215,6 +215,75 @@ async fn no_more_requests_are_with_an_upstream_than_it_is_allowed() {
     }
     statuses.sort_unstable();
     assert_eq!((statuses, echo.seen()), (vec![200, 503, 503, 503], 3));
+}
+
+#[tokio::test]
+async fn what_matters_least_is_refused_first_when_an_upstream_is_full() {
+    let echo = Echo::start("a").await;
+    let text = format!(
+        "routes:\n- name: all\n  rules:\n  - {{matches: [{{path: {{prefix: /low}}}}], filters: [{{priority: sheddable}}], \
+         backends: [up]}}\n  - {{matches: [{{path: {{prefix: /high}}}}], filters: [{{priority: critical_plus}}], backends: \
+         [up]}}\nupstreams:\n- name: up\n  endpoints: {{static: ['{}']}}\n  shed: {{limit: 4, shares: {{sheddable: 0.5}}}}\n",
+        echo.addr
+    );
+    let ingress = Ingress::start(&text).await;
+    let addr = ingress.http;
+    let hold = |path: &'static str| tokio::spawn(async move { get(addr, "a", path).await.status });
+    let refused = async |path: &str| {
+        let response = get(addr, "a", path).await;
+        assert_eq!(response.status, 503, "{path}: {}", response.head);
+        assert!(response.head.contains("overloaded"), "{path}: {}", response.head);
+    };
+    let mut held = vec![hold("/low/gate"), hold("/low/gate")];
+    until("both are there", PATIENCE, || echo.seen() == 2).await;
+    refused("/low").await;
+    held.extend([hold("/high/gate"), hold("/high/gate")]);
+    until("what matters goes through", PATIENCE, || echo.seen() == 4).await;
+    refused("/low").await;
+    refused("/high").await;
+    assert_eq!(echo.seen(), 4);
+    echo.open();
+    for held in held {
+        assert_eq!(held.await.unwrap(), 200);
+    }
+    // A place is free when the answer has gone out, which its reader may know first.
+    eventually("there is room again", PATIENCE, || async {
+        let status = get(addr, "a", "/low").await.status;
+        if status == 200 { Ok(()) } else { Err(format!("{status}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_when_it_has_lasted_as_long_as_its_rule_allows() {
+    let endless = Raw::start(|mut peer| async move {
+        peer.request().await?;
+        peer.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await?;
+        // Until it is left alone.
+        peer.piece().await.map(drop)
+    })
+    .await;
+    let ingress = Ingress::start(&world("timeouts: {max_stream_duration: 300ms}", "", &[endless.addr])).await;
+    let mut conn = Conn::open(ingress.http).await.unwrap();
+    let began = Instant::now();
+    let cut = conn.get("a", "/").await.unwrap_err();
+    assert_ne!(cut.kind(), std::io::ErrorKind::TimedOut, "{cut}");
+    assert!(began.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn a_deadline_is_read_and_told_in_the_header_that_the_rule_names() {
+    let echo = Echo::start("a").await;
+    let rule = "timeouts: {request: 1h, deadline_header: x-left}";
+    let ingress = Ingress::start(&world(rule, "", &[echo.addr])).await;
+    for (said, most) in [("", 3_600_000), ("X-Left: 60000\r\n", 60_000)] {
+        let text = send(ingress.http, &format!("GET / HTTP/1.1\r\nHost: a\r\n{said}\r\n")).await.text();
+        let told = text.lines().find_map(|line| line.strip_prefix("> x-left: ")).unwrap_or_else(|| panic!("{text}"));
+        let told: u64 = told.parse().unwrap();
+        assert!((most - 30_000..=most).contains(&told), "{said:?}: {told}");
+    }
+    let late = send(ingress.http, "GET /gate HTTP/1.1\r\nHost: a\r\nX-Left: 200\r\n\r\n").await;
+    assert_eq!(late.status, 504);
 }
 
 #[tokio::test]

@@ -2,15 +2,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderName, Request, StatusCode, request::Parts};
+use http::{Extensions, HeaderName, Request, StatusCode, request::Parts};
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 
-use super::{Scope, backend::Arrived};
+use super::{Scope, backend::Arrived, time::Time};
 use crate::{
     Body, BoxError, Error, Outcome,
-    config::{self, FaultKind, Filter, RateKey, RateLimit},
-    connection::ConnectionInfo,
+    config::{self, FaultKind, Filter, Priority, RateKey, RateLimit},
     fault::{Abort, FaultLayer, Share},
     filter::{AuthLayer, CorsLayer, HeadersLayer, MirrorLayer, RedirectLayer, RewriteLayer},
     forwarded::client_cert,
@@ -18,7 +17,6 @@ use crate::{
     grpc::Code,
     identity::AllowLayer,
     limit::rate::{ClientIp, Header, Key, KeyOf, Limiter, PerIdentity, Quota, RateLayer, WhenFull},
-    timeout::DeadlineLayer,
 };
 
 /// Makes the filters of one rule, and of its backends.
@@ -60,20 +58,17 @@ impl<'a, 'b> Filters<'a, 'b> {
         self.rates.into()
     }
 
-    /// A rule's filters and its deadline around its backends. `rewrites` says whether a filter may change the URI.
+    /// A rule's filters and its limits of time around its backends. `rewrites` says whether a filter may change the URI.
     pub(super) fn around_rule(
         &mut self,
         filters: &[Filter],
         backends: Local,
-        deadline: Option<Duration>,
+        time: &Time,
         rewrites: bool,
     ) -> Result<Local, BuildError> {
         let cors = |filter: &Filter| matches!(filter, Filter::Cors(_));
         let mut stack = self.around(None, filters, backends, |filter| !cors(filter))?;
-        if let Some(limit) = deadline {
-            let layer = DeadlineLayer::server(limit).until_head();
-            stack = Local::new(layer.layer(stack));
-        }
+        stack = time.around(stack);
         if rewrites {
             stack = Local::new(stack.map_request(|mut request: Request<Body>| {
                 let arrived = Arrived(request.uri().clone());
@@ -170,21 +165,30 @@ impl<'a, 'b> Filters<'a, 'b> {
             Filter::Priority(priority) => {
                 let priority = *priority;
                 Local::new(inner.map_request(move |mut request: Request<Body>| {
-                    request.extensions_mut().insert(priority);
+                    prioritize(request.extensions_mut(), priority);
                     request
                 }))
             }
             Filter::ClientCert(told) => {
                 let told = told.clone();
                 Local::new(inner.map_request(move |mut request: Request<Body>| {
-                    let connection = request.extensions().get::<ConnectionInfo>();
-                    let certificate = client_cert::of(told.tell, connection, told.by.as_ref());
-                    client_cert::write(request.headers_mut(), told.tell, certificate.as_ref());
+                    client_cert::tell(&mut request, told.tell, told.by.as_ref());
                     request
                 }))
             }
             Filter::Fault(fault) => Local::new(fault_layer(fault).map_err(refuse)?.layer(inner)),
         })
+    }
+}
+
+/// Gives a request the priority of a filter, unless code knew better of this very request. Of two filters the inner one,
+/// which is the backend's, has the last word.
+fn prioritize(extensions: &mut Extensions, priority: Priority) {
+    #[derive(Clone)]
+    struct ByFilter;
+    if extensions.get::<Priority>().is_none() || extensions.get::<ByFilter>().is_some() {
+        extensions.insert(priority);
+        extensions.insert(ByFilter);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A rule and its backends made from their configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tower::ServiceExt;
 use tower_layer::Layer;
@@ -10,6 +10,7 @@ use super::{
     backend::Choosing,
     filters::Filters,
     retry::{self, used_up},
+    time::{Time, limit},
 };
 use crate::{
     BoxError,
@@ -42,11 +43,6 @@ pub(in crate::gateway) enum Leaf {
     Invalid(Arc<str>),
 }
 
-/// A time limit, unless it says "no limit".
-fn limit(timeout: Option<Duration>) -> Option<Duration> {
-    timeout.filter(|timeout| !timeout.is_zero())
-}
-
 impl Scope<'_> {
     /// The rule. `choice` is that of the same rule under the configuration before.
     pub(in crate::gateway) fn rule(&self, rule: &config::Rule, choice: Option<&Choice>) -> Result<Rule, BuildError> {
@@ -60,14 +56,14 @@ impl Scope<'_> {
         let sheds = |backend| Ok((self.find)(backend)?.shared.is_some_and(Shared::sheds));
         let sheds = rule.backends.iter().map(sheds).collect::<Result<Vec<_>, BuildError>>()?.contains(&true);
         let heeds = rule.retry.is_some() || sheds;
-        let deadline = limit(rule.timeouts.request).or_else(|| heeds.then_some(Duration::MAX));
+        let time = Time::of(&rule.timeouts, heeds).map_err(|error| self.error("timeouts", error))?;
         let way = match &rule.invalid {
             Some(why) => Way::Refused(why.as_str().into()),
-            None if rule.filters.is_empty() && deadline.is_none() => Way::Direct,
+            None if rule.filters.is_empty() && !time.is_limited() => Way::Direct,
             None => {
                 let rewrites = rule.filters.iter().any(|filter| matches!(filter, Filter::Rewrite(_)));
                 let innermost = Local::new(Choosing(Arc::clone(&backends)));
-                Way::Stack(filters.around_rule(&rule.filters, innermost, deadline, rewrites)?)
+                Way::Stack(filters.around_rule(&rule.filters, innermost, &time, rewrites)?)
             }
         };
         Ok(Rule { backends, way, attempt: limit(rule.timeouts.backend_request), rates: filters.into_rates() })

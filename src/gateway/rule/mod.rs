@@ -3,7 +3,8 @@
 //! A request goes through what its rule asks for in this order, and its response through the same in the opposite order:
 //!
 //! 1. CORS: a preflight is answered, whatever else the rule does.
-//! 2. The deadline: `timeouts.request`, and what `grpc-timeout` says, counted from the request's arrival.
+//! 2. The time for the whole stream: `timeouts.max_stream_duration`. The deadline: `timeouts.request`, and what
+//!    `grpc-timeout` or `timeouts.deadline_header` says, counted from the request's arrival.
 //! 3. What may turn it away: `allow`, `external_auth`, `rate_limit`, `fault`.
 //! 4. The other filters, as they are written: header fields, rewrites, redirects, mirrors, priority, the client's
 //!    certificate.
@@ -24,6 +25,7 @@ mod retry;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub(super) use self::{
     backend::{Backend, Backends, Sending, Target},

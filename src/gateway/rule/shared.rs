@@ -12,8 +12,8 @@ use crate::{
     hedge::HedgeLayer,
     limit::{
         adaptive::AdaptiveLayer,
-        concurrency::ConcurrencyLayer,
-        shed::{Priority, ShedLayer},
+        concurrency::{ConcurrencyLayer, Permits},
+        shed::ShedLayer,
     },
     retry::Budget,
     timeout::{Deadline, tell_what_is_left},
@@ -123,7 +123,11 @@ impl Shared {
             stack = Local::new(concurrency.made.layer(told));
         }
         if let Some(shed) = &self.shed {
-            stack = Local::new(shed.made.layer(stack));
+            let layer = match &self.adaptive {
+                Some(adaptive) => shed.made.clone().load(share_in_use(adaptive.made.handle())),
+                None => shed.made.clone(),
+            };
+            stack = Local::new(layer.layer(stack));
         }
         if let Some(hedge) = &self.hedge {
             stack = Local::new(self.hedge_layer(config, hedge)?.layer(stack));
@@ -147,21 +151,10 @@ impl Shared {
     }
 }
 
-/// The classes of load shedding and their shares, by the names they have in a configuration.
-fn shares(shed: &config::Shed) -> [(Priority, &'static str, f64); 4] {
-    let config::ShedShares { sheddable, sheddable_plus, critical, critical_plus } = shed.shares;
-    [
-        (Priority::Sheddable, "sheddable", sheddable),
-        (Priority::SheddablePlus, "sheddable_plus", sheddable_plus),
-        (Priority::Critical, "critical", critical),
-        (Priority::CriticalPlus, "critical_plus", critical_plus),
-    ]
-}
-
 fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
-    match shares(shed).into_iter().find(|(_, _, share)| !(0.0..=1.0).contains(share)) {
-        Some((_, class, share)) => {
-            let problem = format!("shed: shares: {class}: {share} is not a share: use 0 to 1");
+    match shed.shares.wrong() {
+        Some((field, why)) => {
+            let problem = format!("shed: shares: {field}: {why}");
             Err(BuildError::Policy { upstream: upstream.to_owned(), problem })
         }
         None => Ok(()),
@@ -169,10 +162,17 @@ fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
 }
 
 fn shed_layer(shed: &config::Shed) -> ShedLayer {
-    let layer = shares(shed)
+    let layer = shed
+        .shares
+        .by_class()
         .into_iter()
         .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
     layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
+}
+
+/// How full a limit is that is being learned.
+fn share_in_use(permits: Permits) -> impl Fn() -> f64 {
+    move || permits.in_flight() as f64 / permits.limit().max(1) as f64
 }
 
 impl<C: Clone + PartialEq, T: Clone> Kept<C, T> {

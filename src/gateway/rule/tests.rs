@@ -17,10 +17,9 @@ use tower::{Service, ServiceExt, service_fn};
 use crate::{
     Body, Outcome,
     config::{
-        self, Allow, BackendRef, ClientCertFilter, Concurrency, Config, Conflicts, Cors, Endpoints, ExternalAuth,
-        Fault, FaultAbort, FaultDelay, FaultKind, Filter, Fraction, HashKey, HeaderChanges, Hedge, Match, Mirror,
-        PathChange, Priority, RateKey, RateLimit, Redirect, Retry, RetryBudget, Rewrite, Route, Rule, Shed, ShedShares,
-        Split, Timeouts,
+        self, Allow, BackendRef, Concurrency, Config, Conflicts, Cors, Endpoints, ExternalAuth, Fault, FaultAbort,
+        FaultDelay, FaultKind, Filter, Fraction, HashKey, HeaderChanges, Hedge, Match, Mirror, PathChange, RateKey,
+        RateLimit, Redirect, Retry, RetryBudget, Rewrite, Route, Rule, Split, Timeouts,
     },
     connection::{ConnectionInfo, TlsInfo},
     exchange::Exchange,
@@ -29,6 +28,10 @@ use crate::{
     route::RouteMatch,
     timeout::Deadline,
 };
+
+mod client_cert;
+mod shed;
+mod timeouts;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -226,7 +229,7 @@ async fn connections_that_fail_are_503_with_retries_and_time_outs_504() {
         }
     }
     let double = Double::new([Act::Hang]);
-    let timeouts = Timeouts { backend_request: Some(100 * MS), request: None };
+    let timeouts = Timeouts { backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { retry: retry(2, []), timeouts, ..to("here") }, &double);
     assert_eq!(answer(&gateway, get("/")).await, (504, Some(Outcome::UpstreamTimeout)));
     assert_eq!(double.count(), 3);
@@ -247,7 +250,7 @@ async fn an_upstream_that_refuses_connections_is_503_with_retries_and_502_withou
 #[tokio::test(start_paused = true)]
 async fn the_requests_time_spans_all_attempts() {
     let double = Double::new([Act::SayAfter(400 * MS, 503)]);
-    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), backend_request: None };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
     let rule = Rule { retry: retry(10, [503]), timeouts, ..to("here") };
     let began = Instant::now();
     let gateway = gateway(rule, &double);
@@ -259,11 +262,11 @@ async fn the_requests_time_spans_all_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not() {
-    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), backend_request: None };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
     for (attempts, expected) in [(1, (504, Some(Outcome::UpstreamTimeout))), (0, (503, None))] {
         let retry = Retry { attempts, statuses: vec![503], backoff: Some(950 * MS), ..Retry::default() };
         let double = Double::new([Act::SayAfter(400 * MS, 503)]);
-        let gateway = gateway(Rule { retry: Some(retry), timeouts, ..to("here") }, &double);
+        let gateway = gateway(Rule { retry: Some(retry), timeouts: timeouts.clone(), ..to("here") }, &double);
         assert_eq!((answer(&gateway, get("/")).await, double.count()), (expected, 1));
     }
 }
@@ -271,7 +274,7 @@ async fn a_retry_that_would_begin_too_late_is_a_timeout_and_the_last_one_is_not(
 #[tokio::test(start_paused = true)]
 async fn one_attempt_may_be_cut_and_the_next_answer() {
     let double = Double::new([Act::Hang, Act::Say(200)]);
-    let timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: Some(100 * MS) };
+    let timeouts = Timeouts { request: Some(Duration::ZERO), backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { retry: retry(1, []), timeouts, ..to("here") }, &double);
     assert_eq!(status(&gateway, get("/")).await, 200);
     assert_eq!(double.count(), 2);
@@ -279,7 +282,7 @@ async fn one_attempt_may_be_cut_and_the_next_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_local_service_has_no_more_time_for_an_attempt_than_an_upstream() {
-    let timeouts = Timeouts { request: None, backend_request: Some(100 * MS) };
+    let timeouts = Timeouts { backend_request: Some(100 * MS), ..Timeouts::default() };
     let gateway = gateway(Rule { timeouts, ..to("here") }, &Double::new([Act::Hang]));
     assert_eq!(answer(&gateway, get("/")).await, (504, Some(Outcome::UpstreamTimeout)));
 }
@@ -548,93 +551,6 @@ async fn all_rules_to_an_upstream_share_its_limits_and_keep_them_over_reloads() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn load_is_shed_by_the_priority_of_rules_and_by_deadline_and_what_is_learned_stays_over_reloads() {
-    let config = |limit| {
-        let upstream = config::Upstream {
-            shed: Some(Shed::new(limit)),
-            ..config::Upstream::new("here", Endpoints::Static(vec![]))
-        };
-        let least = Rule { filters: vec![Filter::Priority(Priority::Sheddable)], ..to("here") };
-        Config { upstreams: vec![upstream], ..rules([at("/suggest", least), at("/pay", to("here"))]) }
-    };
-    let double = Double::new([Act::SayAfter(100 * MS, 200), Act::Hang]);
-    let gateway = Gateway::builder(config(2)).local("here", double.service()).build().unwrap();
-    assert_eq!(status(&gateway, get("/pay")).await, 200);
-    let within = |limit| {
-        let mut request = get("/pay");
-        request.extensions_mut().insert(Deadline::after(Instant::now(), limit));
-        request
-    };
-    assert_eq!(answer(&gateway, within(50 * MS)).await, (504, Some(Outcome::DeadlineExceeded)));
-    gateway.apply(config(2)).unwrap();
-    assert_eq!(answer(&gateway, within(50 * MS)).await, (504, Some(Outcome::DeadlineExceeded)), "it is still slow");
-    let mut told = get("/pay");
-    told.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
-    told.headers_mut().insert("grpc-timeout", "50m".parse().unwrap());
-    let response = tokio::time::timeout(Duration::from_secs(1), send(&gateway, told)).await.unwrap();
-    assert_eq!(response.extensions().get(), Some(&Outcome::DeadlineExceeded), "what the client says counts");
-    assert_eq!(double.count(), 1, "nothing is begun in vain");
-
-    // Of two places 0.6 are for what is sheddable, rounded up.
-    let hold = |path: &'static str| {
-        let gateway = gateway.clone();
-        tokio::spawn(async move { status(&gateway, get(path)).await })
-    };
-    let held = [hold("/suggest"), hold("/pay")];
-    sleep(MS).await;
-    assert!(held.iter().all(|held| !held.is_finished()));
-    for path in ["/suggest", "/pay"] {
-        assert_eq!(answer(&gateway, get(path)).await, (503, Some(Outcome::Overloaded)), "{path}");
-    }
-    gateway.apply(config(3)).unwrap();
-    let first = hold("/suggest");
-    sleep(MS).await;
-    let second = hold("/suggest");
-    sleep(MS).await;
-    assert!(!first.is_finished() && !second.is_finished(), "another limit counts from nothing");
-    assert_eq!(answer(&gateway, get("/suggest")).await, (503, Some(Outcome::Overloaded)));
-    let pays = hold("/pay");
-    sleep(MS).await;
-    assert!(!pays.is_finished(), "what is shed leaves room for what matters");
-}
-
-#[test]
-fn a_share_that_is_none_is_refused_by_name() {
-    for share in [-0.1, 1.5, f64::NAN] {
-        let shed = Shed { shares: ShedShares { critical: share, ..ShedShares::default() }, ..Shed::new(1) };
-        let upstream = config::Upstream { shed: Some(shed), ..config::Upstream::new("up", Endpoints::Static(vec![])) };
-        let error = Gateway::builder(Config { upstreams: vec![upstream], ..Config::default() }).build().unwrap_err();
-        let told = error.to_string();
-        assert!(told.contains("up") && told.contains("critical") && told.contains("use 0 to 1"), "{told}");
-    }
-}
-
-#[tokio::test]
-async fn a_rule_tells_of_the_clients_certificate_and_of_nothing_that_a_client_says_of_it() {
-    let by = Some("spiffe://a.example/gate".parse().unwrap());
-    let set = Filter::ClientCert(ClientCertFilter { by, ..ClientCertFilter::default() });
-    let double = Double::default();
-    let config = rules([at("/told", Rule { filters: vec![set], ..to("here") }), at("/untold", to("here"))]);
-    let gateway = Gateway::builder(config).local("here", double.service()).build().unwrap();
-    let peer = PeerIdentity::new(["spiffe://a.example/cart"], []);
-    let tls = TlsInfo { peer_identity: Some(peer.into()), ..TlsInfo::default() };
-    let connection = ConnectionInfo::new("10.0.0.7:4711".parse().unwrap(), "10.0.0.1:443".parse().unwrap());
-    for (path, connection) in [
-        ("/told", connection.clone().with_tls(tls.clone())),
-        ("/told", connection.clone()),
-        ("/untold", connection.with_tls(tls)),
-    ] {
-        let mut request = get(path);
-        request.headers_mut().insert("x-forwarded-client-cert", "URI=spiffe://a.example/admin".parse().unwrap());
-        request.extensions_mut().insert(connection);
-        assert_eq!(status(&gateway, request).await, 200);
-    }
-    let seen: Vec<_> = double.seen().iter().map(|seen| seen.headers.get("x-forwarded-client-cert").cloned()).collect();
-    let told = "By=spiffe://a.example/gate;URI=spiffe://a.example/cart".parse().unwrap();
-    assert_eq!(seen, [Some(told), None, None]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_slow_answer_is_hedged_and_retries_and_hedges_draw_on_one_budget() {
     let config = |per_second| {
         let upstream = config::Upstream {
@@ -726,6 +642,16 @@ fn what_cannot_be_is_refused_with_its_place_or_fails_its_rule_alone() {
         (
             Rule { retry: retry(1, [99]), ..to("here") },
             "route `test`, rule 0, retry: 99 is not a status: use 100 to 599",
+        ),
+        (
+            Rule {
+                timeouts: Timeouts {
+                    deadline_header: Some(http::HeaderName::from_static("grpc-timeout")),
+                    ..Timeouts::default()
+                },
+                ..to("here")
+            },
+            "route `test`, rule 0, timeouts: deadline_header: `grpc-timeout` has a meaning of its own",
         ),
         (
             Rule {

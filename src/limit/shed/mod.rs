@@ -2,7 +2,8 @@
 //!
 //! 1. A request whose deadline has passed, or is nearer than a request takes at present, is refused with
 //!    [`DeadlineExceeded`](crate::Outcome::DeadlineExceeded) (504, gRPC `DEADLINE_EXCEEDED`) and not begun: nobody would see its answer.
-//! 2. Its [`Priority`] is that among its extensions, else what the [classifier](ShedLayer::classify) says, else
+//! 2. Its [`Priority`] is that among its extensions, else what its rule in a gateway
+//!    ([`Filter::Priority`](crate::config::Filter::Priority)) or the [classifier](ShedLayer::classify) says, else
 //!    [`Priority::Critical`].
 //! 3. Each class is let in up to its [share](ShedLayer::share) of the limit. So when load grows the lowest is shed first, and
 //!    what it leaves free serves the others. The same shares hold for [other measures of load](ShedLayer::load).

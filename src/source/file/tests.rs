@@ -72,6 +72,14 @@ fn mistakes_are_told_by_line_and_field() {
             "f.yaml:5:25: routes[0].rules[0].timeouts.request: found the number 10, expected a text (numbers, true and false need quotes to be one)",
         ),
         (
+            format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: Host}}\n"),
+            "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `host` has a meaning of its own: use another, such as `x-request-timeout-ms`",
+        ),
+        (
+            format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: x a}}\n"),
+            "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `x a` is not a header field name",
+        ),
+        (
             format!("{ROUTE}  - backends: [a]\n    retry: {{attempt: 1}}\n"),
             "f.yaml:5:13: routes[0].rules[0].retry.attempt: no such field; there are `attempts`, `statuses`, `grpc`, `reset`, `backoff`, `body_cap`, `non_idempotent`",
         ),
@@ -90,6 +98,14 @@ fn mistakes_are_told_by_line_and_field() {
         (
             format!("{UPSTREAM}  concurrency: {{queue: 1}}\n"),
             "f.yaml:4:16: upstreams[0].concurrency.limit: is required and missing",
+        ),
+        (
+            format!("{UPSTREAM}  shed:\n    limit: 4\n    shares: {{sheddable: 0.5, critical: 95}}\n"),
+            "f.yaml:6:40: upstreams[0].shed.shares.critical: 95 is not a share: use 0 to 1",
+        ),
+        (
+            format!("{UPSTREAM}  shed: {{limit: 4, shares: {{sheddable: -0.1}}}}\n"),
+            "f.yaml:4:40: upstreams[0].shed.shares.sheddable: -0.1 is not a share: use 0 to 1",
         ),
         (
             format!("{UPSTREAM}  connect_timeout: 1.5s\n"),

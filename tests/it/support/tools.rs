@@ -87,6 +87,15 @@ pub(crate) async fn s_client(addr: SocketAddr, ca: &Path, args: &[&str]) -> Outp
     run(command).await
 }
 
+/// The SHA-256 hash of the certificate in this file, in hexadecimal.
+pub(crate) async fn fingerprint(certificate: &Path) -> String {
+    let mut command = tool("openssl", "openssl");
+    command.args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(certificate);
+    let output = run(command).await;
+    let (_, hash) = output.stdout.trim().split_once('=').unwrap_or_else(|| panic!("no fingerprint: {output:?}"));
+    hash.replace(':', "").to_lowercase()
+}
+
 /// A running nginx with a folder of its own; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Nginx {

@@ -232,7 +232,7 @@ fn timeouts(asked: &http_route::Timeouts) -> config::Timeouts {
     let request = duration(asked.request.as_deref());
     // Where only the whole has a limit, an attempt has none of its own, such as the upstream's default.
     let backend_request = duration(asked.backend_request.as_deref()).or_else(|| request.map(|_| Duration::ZERO));
-    config::Timeouts { request, backend_request }
+    config::Timeouts { request, backend_request, ..config::Timeouts::default() }
 }
 
 fn retry(asked: &http_route::Retry) -> config::Retry {

@@ -1,0 +1,83 @@
+//! How long things may take.
+
+use std::time::Duration;
+
+use http::HeaderName;
+#[cfg(feature = "yaml")]
+use serde::Deserialize;
+
+#[cfg(feature = "yaml")]
+use super::duration::deserialize_option as duration;
+
+/// How long a rule's requests may take. `None` takes the upstream's settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
+pub struct Timeouts {
+    /// From the request's head until the response's head, all attempts together. Zero means no limit. Expiry is
+    /// answered 504. Default none (GEP-1742).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub request: Option<Duration>,
+    /// The same for each attempt. Zero means no limit. Default: the upstream's
+    /// [`response_timeout`](super::Upstream::response_timeout).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub backend_request: Option<Duration>,
+    /// From the request's head until the end of the response's body, however lively: a head that has not come by then is
+    /// answered 504, a body fails. A connection that was upgraded is not limited. Zero means no limit. Default none (as
+    /// Envoy's `max_stream_duration`); silence has a limit of its own, the upstream's
+    /// [`stream_idle_timeout`](super::Upstream::stream_idle_timeout).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub max_stream_duration: Option<Duration>,
+    /// The header field, beside `grpc-timeout`, in which a client may say how long it waits, in whole milliseconds, and in
+    /// which every attempt tells its backend what is left of [`request`](Self::request) or of what the client said,
+    /// whichever is less. Default none; Envoy tells it in `x-envoy-expected-rq-timeout-ms`.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "super::yaml::name"))]
+    pub deadline_header: Option<HeaderName>,
+    /// Whether the deadline, that of [`request`](Self::request) or the client's own, ends the response's body too, and not
+    /// the wait for its head alone. Default false.
+    pub deadline_ends_body: bool,
+}
+
+impl Timeouts {
+    /// Which field cannot be as it is, and why.
+    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
+        let name = self.deadline_header.as_ref()?;
+        let reserved = matches!(
+            name.as_str(),
+            "connection"
+                | "content-length"
+                | "grpc-timeout"
+                | "host"
+                | "keep-alive"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        );
+        let why = || format!("`{name}` has a meaning of its own: use another, such as `x-request-timeout-ms`");
+        reserved.then(|| ("deadline_header", why()))
+    }
+}
+
+#[cfg(all(test, feature = "yaml"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_limits_are_written_side_by_side() {
+        let text = "{request: 10s, backend_request: 3s, max_stream_duration: 1h, deadline_header: X-Left, \
+                    deadline_ends_body: true}";
+        let expected = Timeouts {
+            request: Some(Duration::from_secs(10)),
+            backend_request: Some(Duration::from_secs(3)),
+            max_stream_duration: Some(Duration::from_secs(3600)),
+            deadline_header: Some(HeaderName::from_static("x-left")),
+            deadline_ends_body: true,
+        };
+        assert_eq!(serde_saphyr::from_str::<Timeouts>(text).unwrap(), expected);
+        assert_eq!(serde_saphyr::from_str::<Timeouts>("{}").unwrap(), Timeouts::default());
+        for wrong in ["deadline_header: a b", "deadline_header: ''", "max_stream_duration: 1"] {
+            assert!(serde_saphyr::from_str::<Timeouts>(wrong).is_err(), "{wrong}");
+        }
+    }
+}
