@@ -29,6 +29,7 @@
 mod duration;
 mod fault;
 mod filter;
+mod forwarded;
 mod limits;
 mod listener;
 mod matching;
@@ -49,6 +50,7 @@ pub use self::{
         Allow, AuthProtocol, ClientCert, ClientCertFilter, Cors, ExternalAuth, Filter, Fraction, HeaderChanges, Mirror,
         PathChange, Redirect, Rewrite, Scheme,
     },
+    forwarded::Forwarded,
     limits::{AdaptiveConcurrency, Aimd, Concurrency, Gradient, Priority, RateKey, RateLimit, Shed, ShedShares},
     listener::{
         ClientValidation, ClientValidationMode, Listener, ListenerProtocol, MeshParent, Service, ServicePort,
@@ -85,6 +87,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Server certificates, chosen by the name the client asks for.
     pub certificates: Vec<Certificate>,
+    /// Whom to believe about who the client is. Default: what the program chose for itself.
+    pub forwarded: Option<Forwarded>,
     /// What becomes of two matches that ask exactly the same.
     #[cfg_attr(feature = "yaml", serde(skip))]
     pub conflicts: Conflicts,

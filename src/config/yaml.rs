@@ -1,6 +1,11 @@
 //! How the model's values are written where that is not their own form.
 
-use std::{fmt, marker::PhantomData, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    marker::PhantomData,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,6 +13,7 @@ use serde::{
 };
 
 use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 
 use super::{BackendRef, Endpoint, Filter, Host, Roots};
 
@@ -55,6 +61,21 @@ pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<He
 /// The name of a header field.
 pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HeaderName>, D::Error> {
     String::deserialize(deserializer).and_then(|name| field_name(&name)).map(Some)
+}
+
+/// Networks; an address alone is one of its own.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    struct Network(IpNet);
+    impl<'de> Deserialize<'de> for Network {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map(Self).map_err(|_| {
+                D::Error::custom(format_args!("`{text}` is not a network: write it as `10.0.0.0/8` or `2001:db8::/32`"))
+            })
+        }
+    }
+    Vec::<Network>::deserialize(deserializer).map(|networks| networks.into_iter().map(|network| network.0).collect())
 }
 
 fn field_name<E: Error>(name: &str) -> Result<HeaderName, E> {

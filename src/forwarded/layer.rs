@@ -1,11 +1,14 @@
 use std::{net::IpAddr, sync::Arc};
 
-use http::HeaderName;
+use http::{HeaderName, Request};
 use ipnet::IpNet;
 use tower_layer::Layer;
 
-use super::{ClientCert, Forwarded, names};
-use crate::identity::SpiffeId;
+use super::{ClientCert, Forwarded, names, service};
+use crate::{
+    config::{self, ClientCertFilter},
+    identity::SpiffeId,
+};
 
 /// Tells services who the client is; see the [module](super) for the rules.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +31,22 @@ impl ForwardedLayer {
     /// A layer that trusts nobody.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The layer that a configuration asks for.
+    pub fn configured(settings: config::Forwarded) -> Self {
+        let config::Forwarded { trust, rfc7239, drop_underscores, protect, client_cert } = settings;
+        let layer = Self::new().trust(trust).forwarded(rfc7239).drop_underscores(drop_underscores).protect(protect);
+        match client_cert {
+            Some(ClientCertFilter { tell, by: Some(by) }) => layer.client_cert(tell).client_cert_by(by),
+            Some(ClientCertFilter { tell, by: None }) => layer.client_cert(tell),
+            None => layer,
+        }
+    }
+
+    /// Does to a request what the layer's service does.
+    pub(crate) fn tell<B>(&self, request: &mut Request<B>) {
+        service::tell(request, &self.settings);
     }
 
     /// Trusts peers in these networks too, to have told the truth about who their own peer is. Default: none.

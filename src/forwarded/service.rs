@@ -61,7 +61,7 @@ where
 }
 
 /// Drops what the peer may not say, and says what we know.
-fn tell<B>(request: &mut Request<B>, settings: &Settings) {
+pub(super) fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let info = request.extensions().get::<ConnectionInfo>();
     let peer = info.map(|info| info.peer_addr().ip().to_canonical());
     let values = info.map(ConnectionInfo::field_values).cloned();

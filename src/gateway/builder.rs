@@ -80,14 +80,15 @@ impl GatewayBuilder {
         self
     }
 
-    /// The networks whose word on who the client is counts: load balancers and proxies in front of this one. Default
-    /// none.
+    /// The networks whose word on who the client is counts: load balancers and proxies in front of this one, for as long
+    /// as the configuration has no [`forwarded`](Config::forwarded) of its own. Default none.
     pub fn trust(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.forwarded = self.forwarded.trust(networks);
         self
     }
 
-    /// Replaces the layer that settles who the client is. Default: [`ForwardedLayer::new`].
+    /// Replaces the layer that settles who the client is, for as long as the configuration has no
+    /// [`forwarded`](Config::forwarded) of its own. Default: [`ForwardedLayer::new`].
     pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
         self.forwarded = layer;
         self
@@ -145,8 +146,7 @@ impl GatewayBuilder {
         let stack = ServiceBuilder::new()
             .layer(self.telemetry.clone())
             .layer(self.respond.clone())
-            .layer(self.forwarded)
-            .service(Dispatch::new(snapshot.clone()));
+            .service(Dispatch::new(snapshot.clone(), self.forwarded));
         let shared = Shared {
             snapshot,
             compiler,

@@ -22,6 +22,7 @@ use crate::tls::{CertificateError, CertificateSet};
 use crate::{
     BoxError,
     config::{self, BackendRef, Config, Conflicts, Endpoints},
+    forwarded::ForwardedLayer,
     proxy::ForwardLayer,
     route::TableError,
     split::RolloutHandle,
@@ -32,6 +33,7 @@ use crate::{
 pub(super) struct Snapshot {
     pub(super) config: Arc<Config>,
     pub(super) listeners: Listeners,
+    pub(super) forwarded: Option<ForwardedLayer>,
     pub(super) services: Services,
     upstreams: Upstreams,
     /// The upstreams of services that no route leads to and that somebody has called.
@@ -189,6 +191,7 @@ impl Compiler {
         })?;
         Ok(Snapshot {
             listeners,
+            forwarded: config.forwarded.clone().map(ForwardedLayer::configured),
             services,
             upstreams,
             called: Mutex::new(called),

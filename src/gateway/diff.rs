@@ -12,8 +12,8 @@ use std::{
 use super::listeners::{Family, shared_hosts};
 use crate::{
     config::{
-        Certificate, Config, Endpoints, Host, Listener, ListenerProtocol, MeshParent, Route, Service, StreamRoute,
-        Upstream,
+        Certificate, Config, Endpoints, Forwarded, Host, Listener, ListenerProtocol, MeshParent, Route, Service,
+        StreamRoute, Upstream,
         words::{Shares, Stands},
     },
     route::{self, TableError, diff_domains},
@@ -59,6 +59,9 @@ pub fn diff(old: &Config, new: &Config) -> Result<ConfigDiff, TableError> {
     diff.push("streams".to_owned(), named(&old.streams, &new.streams, |one| &one.name, &streams));
     diff.push("services".to_owned(), named(&old.services, &new.services, |one| &one.name, &services));
     diff.push("upstreams".to_owned(), upstreams(old, new));
+    if old.forwarded != new.forwarded {
+        diff.push("forwarded".to_owned(), vec![format!("- {}\n+ {}", forwarded(old), forwarded(new))]);
+    }
     diff.push("certificates".to_owned(), certificates(&old.certificates, &new.certificates));
     Ok(diff)
 }
@@ -339,6 +342,17 @@ fn normal(upstream: &Upstream) -> Upstream {
         endpoints.sort_by_key(|endpoint| (endpoint.address, endpoint.weight));
     }
     upstream
+}
+
+fn forwarded(config: &Config) -> String {
+    let Some(settings) = &config.forwarded else { return "as the program chose".to_owned() };
+    let networks: Vec<_> = settings.trust.iter().map(ToString::to_string).collect();
+    let trusted = if networks.is_empty() { "nobody".to_owned() } else { networks.join(", ") };
+    let Forwarded { trust: _, rfc7239, drop_underscores, protect, client_cert } = settings;
+    format!(
+        "trusts {trusted}, rfc7239 {rfc7239}, drop_underscores {drop_underscores}, protects {protect:?}, client \
+         certificates {client_cert:?}"
+    )
 }
 
 fn certificates(old: &[Certificate], new: &[Certificate]) -> Vec<String> {

@@ -11,25 +11,28 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::{compile::Snapshot, rule::Sending};
-use crate::{Body, Error, Outcome, proxy::admit, route::path::normalize_uri};
+use crate::{Body, Error, Outcome, forwarded::ForwardedLayer, proxy::admit, route::path::normalize_uri};
 
-/// The innermost service of a gateway: the table and its targets.
+/// The innermost service of a gateway: who the client is, the table and its targets.
 #[derive(Clone)]
 pub(super) struct Dispatch {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Where the configuration has no settings of its own.
+    forwarded: ForwardedLayer,
 }
 
 impl Dispatch {
-    pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
-        Self { snapshot }
+    pub(super) fn new(snapshot: Arc<ArcSwap<Snapshot>>, forwarded: ForwardedLayer) -> Self {
+        Self { snapshot, forwarded }
     }
 
-    fn dispatch(&self, request: Request<Body>) -> Result<Sending, Error> {
+    fn dispatch(&self, mut request: Request<Body>) -> Result<Sending, Error> {
+        let snapshot = self.snapshot.load();
+        snapshot.forwarded.as_ref().unwrap_or(&self.forwarded).tell(&mut request);
         let (mut parts, body) = request.into_parts();
         admit(&mut parts)?;
         normalize_uri(&mut parts.uri).map_err(|invalid| Error::new(invalid.outcome()).with_source(invalid))?;
 
-        let snapshot = self.snapshot.load();
         let table = snapshot.listeners.table(&parts.uri, &parts.headers, parts.extensions.get())?;
         let found = table.lookup_parts(&parts.method, &parts.uri, &parts.headers);
         let found = found.ok_or_else(|| Error::new(Outcome::NoRoute))?;

@@ -3,7 +3,7 @@
 //! A [`Gateway`] is a Tower service made from a [`Config`], the one data model that Kubernetes manifests, a YAML file and
 //! code all become. It can be mounted in a [`Server`] or in an axum app, and it is made of the same
 //! layers and services as anyone can stack by hand:
-//! [`Telemetry`] around [`Respond`] around [`Forwarded`] around a [`RouteTable`](crate::route::RouteTable), whose targets are services
+//! [`Telemetry`] around [`Respond`] around what [`Forwarded`](crate::forwarded::Forwarded) does around a [`RouteTable`](crate::route::RouteTable), whose targets are services
 //! in this process or [`Upstream`]s behind [`Forward`](crate::proxy::Forward).
 //!
 //! 1. What is ambiguous is refused: a request without one valid host, a path without a normal form, `CONNECT`.
@@ -113,7 +113,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::{
     Body, BoxError,
     config::Config,
-    forwarded::Forwarded,
     proxy::Tunnels,
     respond::{Respond, RespondLayer},
     route::path::InvalidPath,
@@ -130,7 +129,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
 }
 
-type Stack = Telemetry<Respond<Forwarded<Dispatch>>>;
+type Stack = Telemetry<Respond<Dispatch>>;
 
 /// The future of a request to a [`Gateway`].
 #[pin_project]

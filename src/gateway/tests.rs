@@ -17,7 +17,8 @@ use tower::ServiceExt;
 use super::*;
 use crate::{
     Outcome,
-    config::{self, BackendRef, Endpoints, Match, Route, Rule, Timeouts},
+    config::{self, BackendRef, Endpoints, Forwarded, Match, Route, Rule, Timeouts},
+    connection::{ClientAddr, ConnectionInfo},
     route::RouteMatch,
 };
 
@@ -176,6 +177,34 @@ async fn a_local_service_sees_the_normal_form_its_route_and_nothing_a_client_say
         .body(Body::empty())
         .unwrap();
     assert_eq!(send(&gateway, request).await.2, "/a/b/c?x=%2e test None");
+}
+
+#[tokio::test]
+async fn a_configuration_says_whom_to_trust_in_the_place_of_the_program_for_as_long_as_it_does() {
+    let app = Router::new().fallback(|request: axum::extract::Request| async move {
+        format!("{:?}", request.extensions().get::<ClientAddr>().map(|client| client.ip()))
+    });
+    let with = |network: Option<&str>| {
+        let trusting = |network: &str| Forwarded { trust: vec![network.parse().unwrap()], ..Forwarded::default() };
+        Config { forwarded: network.map(trusting), ..config([rule("/", [BackendRef::new("here")])], []) }
+    };
+    let gateway = Gateway::builder(with(None)).trust(["10.0.0.0/8".parse().unwrap()]).local("here", app);
+    let gateway = gateway.build().unwrap();
+    let client = async |peer: &str| {
+        let info = ConnectionInfo::new(peer.parse().unwrap(), "127.0.0.1:80".parse().unwrap());
+        let request = Request::get("/").header("host", "a.example").header("x-forwarded-for", "192.0.2.1");
+        send(&gateway, request.extension(info).body(Body::empty()).unwrap()).await.2
+    };
+    let (told, ten, other) = ("Some(192.0.2.1)", "Some(10.0.0.1)", "Some(172.16.0.1)");
+    for (network, expected) in [
+        (None, [told, other]),
+        (Some("172.16.0.0/12"), [ten, told]),
+        (Some("::/128"), [ten, other]),
+        (None, [told, other]),
+    ] {
+        gateway.apply(with(network)).unwrap();
+        assert_eq!([client("10.0.0.1:1").await, client("172.16.0.1:1").await], expected, "{network:?}");
+    }
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ use crate::config::{Certificate, Config, Endpoints, Filter, ListenerProtocol, Pa
 pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut Fingerprint) -> Config {
     let mut whole = Config::default();
     let mut names = HashMap::new();
+    let mut forwarded: Option<Place> = None;
     for mut document in documents {
         let before = report.problems.len();
         let mut origins = Vec::new();
@@ -78,6 +79,16 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut 
                 names.insert((list, name.clone()), first.clone());
                 found((line, column), field, Fault::Duplicate { first });
             }
+        }
+        if let Some(settings) = config.forwarded.take() {
+            let (line, column) = node.locate("forwarded");
+            match &forwarded {
+                Some(first) => {
+                    found((line, column), "forwarded".to_owned(), Fault::Duplicate { first: first.clone() });
+                }
+                None => forwarded = Some(Place { file: file.clone(), line, column }),
+            }
+            whole.forwarded = Some(settings);
         }
         whole.listeners.append(&mut config.listeners);
         whole.routes.append(&mut config.routes);

@@ -285,6 +285,37 @@ async fn calls_made_while_serving_inherit_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_left_is_told_in_the_header_at_both_ends_and_no_limit_is_not() {
+    let name = HeaderName::from_static("x-timeout-ms");
+    let told = async |layer: DeadlineLayer, said: Option<&str>| {
+        let service = layer.header(name.clone()).layer(service_fn(|request: Request<Body>| {
+            let (mut parts, _) = request.into_parts();
+            let now = Instant::now() + SECOND / 10;
+            let first = parts.headers.get("x-timeout-ms").cloned();
+            tell_what_is_left(&mut parts, now);
+            let again = parts.headers.get("x-timeout-ms").cloned();
+            let text = |value: Option<http::HeaderValue>| value.map(|value| value.to_str().unwrap().to_owned());
+            ready(Ok::<_, Infallible>(
+                Response::builder().extension((text(first), text(again))).body(Body::empty()).unwrap(),
+            ))
+        }));
+        let mut request = request();
+        if let Some(said) = said {
+            request.headers_mut().insert("x-timeout-ms", said.parse().unwrap());
+        }
+        let response = service.oneshot(request).await.unwrap();
+        response.extensions().get::<(Option<String>, Option<String>)>().cloned().unwrap()
+    };
+    let both = |first: &str, again: &str| (Some(first.to_owned()), Some(again.to_owned()));
+    assert_eq!(told(DeadlineLayer::server(SECOND), None).await, both("1000", "900"));
+    assert_eq!(told(DeadlineLayer::server(SECOND), Some("5000")).await, both("1000", "900"));
+    assert_eq!(told(DeadlineLayer::server(Duration::MAX), Some("300")).await, both("300", "200"));
+    assert_eq!(told(DeadlineLayer::server(Duration::MAX), None).await, (None, None));
+    assert_eq!(told(DeadlineLayer::client(SECOND), None).await, both("1000", "900"));
+    assert_eq!(told(DeadlineLayer::client(Duration::MAX), None).await, (None, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_ends_the_head_and_the_body() {
     let began = Instant::now();
     let service = DeadlineLayer::server(SECOND)

@@ -1,7 +1,7 @@
 //! What a backend sees of a request and a client of an answer, to the byte where it matters.
 
 use crate::support::{
-    Conn, Ingress, Raw, get,
+    Conn, Ingress, RELOAD, Raw, eventually, get,
     manifest::everything_to,
     wire::{send, values},
 };
@@ -52,6 +52,33 @@ async fn hop_by_hop_fields_of_an_answer_end_here() {
     assert_eq!(response.value("date"), Some("Tue, 01 Jan 2030 00:00:00 GMT"));
     assert_eq!(response.values("set-cookie"), ["a=1", "b=2"]);
     assert_eq!(response.value("content-length"), Some("2"));
+}
+
+#[tokio::test]
+async fn a_load_balancer_in_front_is_believed_for_as_long_as_the_configuration_says_so() {
+    let raw = Raw::ok().await;
+    let world = |forwarded: &str| {
+        let addr = raw.addr;
+        format!(
+            "{forwarded}routes: [{{name: all, rules: [{{backends: [up]}}]}}]\nupstreams: [{{name: up, endpoints: \
+             {{static: ['{addr}']}}}}]\n"
+        )
+    };
+    let ingress = Ingress::start(&world("forwarded: {trust: [127.0.0.1]}\n")).await;
+    let seen = async || {
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n\r\n";
+        assert_eq!(send(ingress.http, request).await.status, 200);
+        let seen = raw.requests().pop().unwrap();
+        ["x-forwarded-for", "x-real-ip", "x-forwarded-proto"].map(|name| values(&seen, name).join("|"))
+    };
+    assert_eq!(seen().await, ["192.0.2.1, 127.0.0.1", "192.0.2.1", "https"]);
+    ingress.replace("world.yaml", &world(""));
+    ingress.sighup().await;
+    eventually("nobody is believed", RELOAD, || async {
+        let seen = seen().await;
+        if seen == ["127.0.0.1", "127.0.0.1", "http"] { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

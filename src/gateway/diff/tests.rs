@@ -133,3 +133,12 @@ fn a_service_that_no_route_leads_to_is_compared_with_its_endpoints() {
         "that a route leads there now is for the route to say"
     );
 }
+
+#[test]
+fn whom_to_trust_is_told() {
+    let trust = vec!["10.0.0.0/8".parse().unwrap()];
+    let new = Config { forwarded: Some(Forwarded { trust, ..Forwarded::default() }), ..Config::default() };
+    let told = told(&Config::default(), &new);
+    assert_eq!(told[..2], ["forwarded:", "  - as the program chose"]);
+    assert!(told[2].starts_with("  + trusts 10.0.0.0/8, rfc7239 false"), "{told:?}");
+}

@@ -28,7 +28,7 @@ fn mistakes_are_told_by_line_and_field() {
     for (text, expected) in [
         (
             "route: []\n".to_owned(),
-            "f.yaml:1:1: route: no such field; there are `listeners`, `routes`, `streams`, `services`, `upstreams`, `certificates`",
+            "f.yaml:1:1: route: no such field; there are `listeners`, `routes`, `streams`, `services`, `upstreams`, `certificates`, `forwarded`",
         ),
         ("routes:\n".to_owned(), "f.yaml:1:1: routes: has no value: give it one, or leave the field out"),
         ("- a\n".to_owned(), "f.yaml:1:1: found a list, expected a mapping"),
@@ -149,6 +149,10 @@ fn mistakes_are_told_by_line_and_field() {
             "f.yaml:3:20: upstreams[0].endpoints.dns.port: is required and missing",
         ),
         (
+            "forwarded: {trust: [10.0.0.0/8, 10.0.0.0/33]}\n".to_owned(),
+            "f.yaml:1:33: forwarded.trust[1]: `10.0.0.0/33` is not a network: write it as `10.0.0.0/8` or `2001:db8::/32`",
+        ),
+        (
             "certificates:\n- {cert: c}\n".to_owned(),
             "f.yaml:2:10: certificates[0].cert: cannot be read: c: No such file or directory (os error 2)",
         ),
@@ -166,6 +170,8 @@ fn mistakes_are_told_by_line_and_field() {
 fn names_are_unique_across_documents() {
     let found = faults(&format!("{UPSTREAM}---\n{UPSTREAM}"));
     assert_eq!(found, ["f.yaml:6:9: upstreams[0].name: is there twice, first at f.yaml:2:9: remove one of them"]);
+    let found = faults("forwarded: {trust: [10.0.0.0/8]}\n---\nforwarded: {}\n");
+    assert_eq!(found, ["f.yaml:3:12: forwarded: is there twice, first at f.yaml:1:12: remove one of them"]);
     let text =
         format!("{ROUTE}  - backends: [u]\n{UPSTREAM}---\n{}", ROUTE.replace(": r", ": u") + "  - backends: [u]\n");
     let config = parse("f.yaml", &text).unwrap().config;
@@ -308,6 +314,7 @@ fn every_policy_can_be_written_and_served() {
     let retry = cart.retry.as_ref().unwrap();
     assert_eq!((retry.attempts, &*retry.statuses, &*retry.grpc), (2, &[502, 503][..], &[14][..]));
     assert_eq!(retry.backoff, Some(std::time::Duration::from_millis(50)));
+    assert_eq!(config.forwarded.as_ref().unwrap().trust.len(), 2);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.retry_budget.percent, 10);
     assert_eq!(upstream.hedge.as_ref().unwrap().percentile, 99.0);

@@ -156,5 +156,14 @@ pub(super) fn config(documents: Vec<Document>, report: &mut Report) -> Config {
     let (upstreams, mut warnings) = backends.finish();
     report.warnings.append(&mut warnings);
     let certificates = certificates::certificates(&objects, &ingresses, report);
-    Config { listeners, routes, streams, services, upstreams, certificates, conflicts: Conflicts::Oldest }
+    Config {
+        listeners,
+        routes,
+        streams,
+        services,
+        upstreams,
+        certificates,
+        forwarded: None,
+        conflicts: Conflicts::Oldest,
+    }
 }
