@@ -29,7 +29,6 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The seam where tests put something else than the network.
-#[derive(Clone)]
 pub(super) enum Connector {
     Tcp,
     #[cfg(test)]

@@ -74,18 +74,13 @@
 //! [`Outcome::UpstreamProtocol`]: crate::Outcome::UpstreamProtocol
 //! [`Error::sent`]: crate::Error::sent
 
-use std::{
-    fmt, iter,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 
 pub(crate) use self::connect::Io;
 use self::{connect::Connector, shared::Shared};
-use crate::{Body, Error, config, respond::Dialect};
+use crate::{Body, Error, config};
 
 mod body;
 mod connect;
@@ -108,7 +103,7 @@ mod tests;
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
-    /// What it speaks. [`Protocol::Auto`](config::Protocol::Auto) without TLS is HTTP/1.1, but for gRPC.
+    /// What it speaks. [`Protocol::Auto`](config::Protocol::Auto) is HTTP/1.1 without TLS.
     pub protocol: config::Protocol,
     /// TLS towards it. Default none.
     #[cfg(feature = "tls")]
@@ -180,17 +175,7 @@ pub struct Stats {
 pub struct Pool(Arc<Handle>);
 
 /// What closes the pool when the last clone goes: the pool's tasks hold `Shared` itself.
-struct Handle {
-    shared: Arc<Shared>,
-    /// Where HTTP/1.1 is only a guess: the connections for gRPC, which has no other way than HTTP/2.
-    grpc: Option<Grpc>,
-}
-
-/// Made at the first call.
-struct Grpc {
-    make: Box<dyn Fn() -> Arc<Shared> + Send + Sync>,
-    shared: OnceLock<Arc<Shared>>,
-}
+struct Handle(Arc<Shared>);
 
 impl Pool {
     /// A pool without connections; they are made as requests need them. Limits of zero connections or streams count as
@@ -201,14 +186,7 @@ impl Pool {
     }
 
     fn with_connector(target: Target, limits: &config::PoolLimits, connector: Connector) -> Self {
-        let guesses = target.protocol == config::Protocol::Auto && !target.has_tls();
-        let grpc = guesses.then(|| {
-            let target = Target { protocol: config::Protocol::Http2, ..target.clone() };
-            let (limits, connector) = (limits.clone(), connector.clone());
-            let make = Box::new(move || Shared::new(target.clone(), &limits, connector.clone()));
-            Grpc { make, shared: OnceLock::new() }
-        });
-        Self(Arc::new(Handle { shared: Shared::new(target, limits, connector), grpc }))
+        Self(Arc::new(Handle(Shared::new(target, limits, connector))))
     }
 
     /// Sends a request and waits for the response's head.
@@ -246,36 +224,32 @@ impl Pool {
         &self,
         place: &mut Option<Request<Body>>,
     ) -> impl Future<Output = Result<Response<Body>, Error>> {
-        send::send(self.0.shared_for(place.as_ref()), place)
+        send::send(&self.0.0, place)
     }
 
     /// A connection of its own for something else than HTTP: TLS where the target has it, without ALPN. It counts among the
     /// pool's connections until it is dropped, and is refused where those are as many as may be.
     pub(crate) async fn connect_stream(&self) -> Result<Io, Error> {
-        let slot = self.0.shared.slot()?;
+        let slot = self.0.0.slot()?;
         Ok(connect::connect_stream(slot).await?)
     }
 
     /// Retires the pool: idle connections are closed at once, those in use when their requests are done, waiting and
     /// new requests fail with [`Outcome::NoEndpoint`](crate::Outcome::NoEndpoint).
     pub fn close(&self) {
-        self.0.close();
+        self.0.0.close();
     }
 
     /// The pool's numbers now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.all().map(|shared| shared.stats()).fold(Stats::default(), |sum, one| Stats {
-            open: sum.open + one.open,
-            in_flight: sum.in_flight + one.in_flight,
-            pending: sum.pending + one.pending,
-        })
+        self.0.0.stats()
     }
 
     /// Where the endpoint listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.0.shared.target.address
+        self.0.0.target.address
     }
 }
 
@@ -285,33 +259,8 @@ impl fmt::Debug for Pool {
     }
 }
 
-impl Handle {
-    /// The connections that are fit for a request.
-    fn shared_for(&self, request: Option<&Request<Body>>) -> &Arc<Shared> {
-        match (&self.grpc, request) {
-            (Some(grpc), Some(request)) if Dialect::of(request.headers()) == Dialect::Grpc => {
-                let shared = grpc.shared.get_or_init(&grpc.make);
-                // Made while the pool was being closed, it was not seen there.
-                if self.shared.is_closed() {
-                    shared.close();
-                }
-                shared
-            }
-            _ => &self.shared,
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Arc<Shared>> {
-        iter::once(&self.shared).chain(self.grpc.iter().filter_map(|grpc| grpc.shared.get()))
-    }
-
-    fn close(&self) {
-        self.all().for_each(Shared::close);
-    }
-}
-
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.close();
+        self.0.close();
     }
 }

@@ -76,10 +76,6 @@ impl Shared {
         !self.idle_timeout.is_zero()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().closed
-    }
-
     pub(super) fn stats(&self) -> Stats {
         let state = self.lock();
         Stats { open: state.open, in_flight: state.in_flight, pending: state.pending() }

@@ -120,8 +120,7 @@ pub struct Endpoint {
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Protocol {
-    /// What ALPN agrees on where there is TLS. Else HTTP/1.1, and HTTP/2 by prior knowledge for gRPC calls, which have no
-    /// other way: their connections are counted and limited apart.
+    /// What ALPN agrees on where there is TLS, else HTTP/1.1.
     #[default]
     Auto,
     /// HTTP/1.1.

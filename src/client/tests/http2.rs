@@ -80,52 +80,6 @@ async fn many_requests_share_a_connection() {
     assert!(servers.try_recv().is_err());
 }
 
-/// Its kind of call does not exist over HTTP/1.1.
-#[tokio::test(start_paused = true)]
-async fn grpc_goes_over_http2_where_nothing_else_is_said() {
-    let asking = |pool: &Pool, content_type: &str| {
-        let (pool, mut request) = (pool.clone(), post(Body::from("body")));
-        request.headers_mut().insert("content-type", content_type.parse().unwrap());
-        tokio::spawn(async move { pool.send(request).await })
-    };
-    let (pool, mut servers) = in_memory(nowhere(), &limits(1, 100));
-    let task = asking(&pool, "application/grpc+proto");
-    let (mut requests, _actions) = drive(accept(&mut servers, 100).await);
-    let (_, respond) = soon(requests.recv()).await.unwrap();
-    // Whatever else is for the same endpoint goes as ever, by a connection of its own.
-    let other = asking(&pool, "application/json");
-    tokio::spawn(answer(soon(servers.recv()).await.unwrap(), OK));
-    assert_eq!(text(soon(other).await.unwrap().unwrap()).await.unwrap(), "ok");
-    let web = asking(&pool, "application/grpc-web");
-    assert_eq!(text(soon(web).await.unwrap().unwrap()).await.unwrap(), "ok");
-    assert_eq!(pool.stats(), Stats { open: 2, in_flight: 1, pending: 0 });
-    ok(respond);
-    assert_eq!(text(soon(task).await.unwrap().unwrap()).await.unwrap(), "ok");
-    pool.close();
-    let failed = soon(asking(&pool, "application/grpc")).await.unwrap().unwrap_err();
-    assert_eq!(failed.error.outcome(), Outcome::NoEndpoint);
-    settled(&pool, 0, 0, 0).await;
-
-    // What is said stands.
-    let target = Target { protocol: Protocol::Http1, ..nowhere() };
-    let (pool, mut servers) = in_memory(target, &limits(1, 100));
-    let task = asking(&pool, "application/grpc");
-    tokio::spawn(answer(soon(servers.recv()).await.unwrap(), OK));
-    assert_eq!(text(soon(task).await.unwrap().unwrap()).await.unwrap(), "ok");
-}
-
-/// A pool that was closed before its first call of gRPC makes no connection for it.
-#[tokio::test(start_paused = true)]
-async fn a_closed_pool_takes_no_first_call_of_grpc() {
-    let (pool, mut servers) = in_memory(nowhere(), &limits(1, 100));
-    pool.close();
-    let mut request = post(Body::from("body"));
-    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
-    let failed = soon(pool.send(request)).await.unwrap_err();
-    assert_eq!((failed.error.outcome(), failed.request.is_some()), (Outcome::NoEndpoint, true));
-    assert!(servers.try_recv().is_err());
-}
-
 /// The peer's limit and our own; then the limit of connections, and the queue.
 #[tokio::test(start_paused = true)]
 async fn another_connection_is_made_when_all_are_full_and_then_requests_wait() {

@@ -40,14 +40,14 @@
 //!    500 for its share of the weights; a filter that is not known or cannot be done fails its rule, or its backend. A mirror
 //!    whose backend cannot be used is left out, with a warning, as the API has it.
 //! 3. `appProtocol` says `kubernetes.io/h2c` (HTTP/2) and `kubernetes.io/ws` (HTTP/1.1); backends of GRPCRoutes are HTTP/2
-//!    always, and others for gRPC calls where it says nothing. TLS comes from BackendTLSPolicies alone, which Ingresses obey,
-//!    too; one without a valid authority makes its Service unusable.
+//!    always. TLS comes from BackendTLSPolicies alone, which Ingresses obey, too; one without a valid authority makes its
+//!    Service unusable.
 //! 4. The precedence of regular expressions, which the API leaves open: behind exact paths, before prefixes.
 //! 5. `retry` holds for all methods that its rule matches. Without `backendRequest`, `request` alone limits an attempt.
 //! 6. A route whose parent is a Service governs the calls to it. From another namespace it is for the callers of that
 //!    namespace; `hostnames` mean nothing there, and no grant is needed (GEP-1294). Every Service can be called, at its TCP
 //!    ports: without a route a call goes to its endpoints, as it would to those of a backend. A port named `grpc` or `grpc-…`
-//!    without `appProtocol` is called over HTTP/2, another for gRPC calls.
+//!    without `appProtocol` is called over HTTP/2.
 //! 7. How many rules, matches and the like a route may have is not limited here, as it is in a cluster.
 //!
 //! # Gateways
