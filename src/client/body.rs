@@ -107,7 +107,7 @@ impl HttpBody for Upload {
                     && let Some(data) = frame.data_ref().filter(|data| data.len() <= KEPT)
                     && this.body.is_end_stream()
                 {
-                    watch.offer(data.clone().into());
+                    watch.offer_copy(data.clone().into());
                 }
                 ready
             }

@@ -21,7 +21,8 @@
 //! 2. Over HTTP/2 also a request with a body that its peer left out when it ended the connection (`GOAWAY`, RFC 9113
 //!    section 6.8), as long as its body is at hand: not begun, or in one piece of up to 64 KiB.
 //!
-//! These are given another connection within the same [`Pool::send`], over HTTP/2 up to three. All else is for the caller
+//! These are given another connection within the same [`Pool::send`], over HTTP/2 up to three: that all of them end is the
+//! endpoint's failure. All else is for the caller
 //! to decide, who is told by [`Error::sent`] how much was sent, and who gets the request back whole when nothing was.
 //!
 //! # When an HTTP/1.1 connection is used again
@@ -210,7 +211,7 @@ impl Pool {
     /// * `ConnectFailed`, `ConnectTimeout`, `CertificateRefused`, `TlsFailed`: no connection could be made;
     /// * `UpstreamReset`: a new connection was closed before the request was written.
     ///
-    /// Else without it, with [`Sent::Possibly`](crate::Sent::Possibly) (or `Stale` or `Refused`, see there): `UpstreamReset`,
+    /// Else without it, with [`Sent::Possibly`](crate::Sent::Possibly) (or `Stale`, `Refused` or `GoAway`, see there): `UpstreamReset`,
     /// `UpstreamProtocol`, `UpstreamTimeout`, or, if the request's own body failed, the outcome that its error carries,
     /// by default `Cancelled`.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failed> {

@@ -80,7 +80,16 @@ struct Slots {
     reader: Option<Waker>,
     upload: Option<Waker>,
     failure: Option<BoxError>,
-    offered: Option<Body>,
+    offered: Option<Offered>,
+}
+
+/// A request's body, to be had back.
+#[derive(Debug)]
+enum Offered {
+    /// None of it was sent.
+    Whole(Body),
+    /// All of it may have been.
+    Copy(Body),
 }
 
 impl Watch {
@@ -139,8 +148,17 @@ impl Watch {
 
     /// Puts a request's body where whoever is first takes it: who sends it, or who hears that it was not processed.
     pub(super) fn offer(&self, body: Body) {
-        self.slots().offered = Some(body);
+        self.slots().offered = Some(Offered::Whole(body));
         self.offers.store(true, SeqCst);
+    }
+
+    /// The same for a copy of what is being sent, as long as there is no answer.
+    pub(super) fn offer_copy(&self, body: Body) {
+        let mut slots = self.slots();
+        if !self.responded.load(SeqCst) {
+            slots.offered = Some(Offered::Copy(body));
+            self.offers.store(true, SeqCst);
+        }
     }
 
     /// Takes the request's body, if it is still there, as it was before any of it was sent.
@@ -148,17 +166,20 @@ impl Watch {
         if !self.offers.swap(false, SeqCst) {
             return None;
         }
-        self.slots().offered.take()
+        self.slots().offered.take().map(|(Offered::Whole(body) | Offered::Copy(body))| body)
     }
 
     pub(super) fn is_uploading(&self) -> bool {
         self.uploading.load(SeqCst)
     }
 
-    /// The response's head arrived: the request was processed.
+    /// The response's head arrived: the request is processed. Its body may still be waited for.
     pub(super) fn respond(&self) {
         self.responded.store(true, SeqCst);
-        drop(self.take_offered());
+        if self.offers.load(SeqCst) {
+            let copy = self.slots().offered.take_if(|offered| matches!(offered, Offered::Copy(_)));
+            drop(copy);
+        }
     }
 
     /// The response's body is waited for, and has been since the last call of `body_moved`.
@@ -276,14 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_offered_until_it_is_taken_or_the_request_was_processed() {
+    fn a_body_is_offered_until_it_is_taken_and_a_copy_until_there_is_an_answer() {
         let watch = Watch::new();
         watch.offer(Body::from("body"));
         assert!(watch.take_offered().is_some_and(|body| !http_body::Body::is_end_stream(&body)));
         assert!(watch.take_offered().is_none());
-        watch.offer(Body::from("body"));
+        watch.offer_copy(Body::from("body"));
         watch.respond();
         assert!(watch.take_offered().is_none());
+        watch.offer_copy(Body::from("body"));
+        assert!(watch.take_offered().is_none(), "it came too late");
+        watch.offer(Body::from("body"));
+        watch.respond();
+        assert!(watch.take_offered().is_some(), "the endpoint answered before it was asked for");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! 2. Fields whose name reads like another's once `_` and `-` are the same (as CGI, WSGI and their kin make them) are
 //!    dropped, whoever sent them: those that fit a protected name ([`is_protected`]), and those that fit another field
 //!    of the request. [`ForwardedLayer::drop_underscores`] drops every name with an underscore.
-//! 3. If the peer is not trusted, every protected field is dropped, and a [cohort](crate::split::Cohort) in `baggage` unless
-//!    the request's extensions have one already. By default nobody is trusted.
+//! 3. If the peer is not trusted, every protected field is dropped, and a [cohort](crate::split::Cohort) in `baggage`, whose
+//!    place that of the request's extensions takes. By default nobody is trusted.
 //! 4. `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Port` and `X-Real-IP` are set. If the peer
 //!    is trusted its `X-Forwarded-For` is appended to, and its proto, host and port are kept; if it told the proto and no
 //!    port, none is set, because ours would be another connection's.

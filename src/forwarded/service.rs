@@ -68,14 +68,14 @@ pub(super) fn tell<B>(request: &mut Request<B>, settings: &Settings) {
     let scheme = info.map_or("http", ConnectionInfo::scheme);
     let trusted = peer.is_some_and(|peer| settings.trusts(peer));
 
-    let in_cohort = Cohort::of(request.extensions()).is_some();
+    // One in the extensions was given by a layer above.
+    let cohort = Cohort::of(request.extensions()).filter(|_| !trusted).and_then(split::member);
     let authority = request.uri().authority().map(Authority::as_str).map(HeaderValue::from_str);
     let headers = request.headers_mut();
     nominated::settle(headers);
     names::sanitize(headers, settings, trusted);
-    // One in the extensions was believed above, by its own layer.
-    if !trusted && !in_cohort {
-        split::tell(headers, None);
+    if !trusted {
+        split::tell(headers, cohort);
     }
     client_cert::tell(request, settings.client_cert, settings.by.as_ref());
     let headers = request.headers_mut();

@@ -17,7 +17,8 @@ use super::listener::bind_to;
 /// 1. What is bound and stays is not touched. What is new is bound before anything changes, and when that fails nothing
 ///    does.
 /// 2. What goes accepts nothing more; its connections are told that they end, finish what is in flight, and are cut after
-///    [`drain_timeout`](super::ServerConfig::drain_timeout).
+///    [`drain_timeout`](super::ServerConfig::drain_timeout). The same address may come back at once; one that includes it, or
+///    is included, cannot be bound before the server has closed it.
 /// 3. An address that one of the server's own listeners has, also one with that port on all addresses, is not bound again.
 ///    Nor is one of which all addresses are asked for.
 ///

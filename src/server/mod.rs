@@ -312,6 +312,8 @@ impl BoundServer {
         }
         let Serving { config, tasks: mut accepting, service, .. } = serving;
         drop(service);
+        // What is bound from here on would be accepted from by nobody.
+        drop(updates);
         drain.begin();
         accepting.shutdown().await;
         tracing::info!(connections = drain.in_flight(), timeout = ?config.drain_timeout, "shutting down");

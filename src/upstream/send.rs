@@ -37,7 +37,7 @@ async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Resu
     match attempts(upstream, place).await {
         Ok(response) => Ok(watched(response, Some(call), None)),
         Err(error) => {
-            call.settle(Class::of_error(&error));
+            call.settle(if is_closing(&error) { Class::Ignored } else { Class::of_error(&error) });
             Err(error)
         }
     }

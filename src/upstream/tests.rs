@@ -454,6 +454,19 @@ async fn a_connection_that_is_being_ended_is_no_attempt_and_no_failure_of_its_en
 }
 
 #[tokio::test]
+async fn connections_that_are_being_ended_open_no_breaker() {
+    let circuit_breaker = Some(config::CircuitBreaker { consecutive_failures: 1, ..Default::default() });
+    let protocol = config::Protocol::Http2;
+    let upstream = config::Upstream { circuit_breaker, protocol, ..upstream([ending_at_first().await]) };
+    let upstream = Upstream::new(upstream).unwrap();
+    // More than is kept of a body, so that it fails.
+    let request = Request::post("http://backend.example/").body(Body::from("x".repeat(100_000))).unwrap();
+    let error = upstream.clone().oneshot(request).await.unwrap_err();
+    assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::GoAway));
+    assert_eq!(upstream.circuit().unwrap().state(), crate::breaker::State::Closed);
+}
+
+#[tokio::test]
 async fn a_new_connection_that_ends_without_an_answer_is_no_reason_to_try_again() {
     let (address, seen) = resetting().await;
     let upstream = Upstream::new(upstream([address])).unwrap();

@@ -331,7 +331,7 @@ async fn what_is_left_of_a_request_is_not_sent_when_the_answer_is_over() {
 /// An upload that waits for the peer to make room is not looked at by hyper, nor does it look at its body.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_the_peer_does_not_read_is_reset_with_its_response() {
-    // The peer may not even take the first byte, so that the body is never polled.
+    // The peer may not even take the first byte.
     for (ended, window) in [(false, 65_535), (true, 65_535), (false, 0), (true, 0)] {
         let (pool, mut servers) = in_memory(target(), &limits(1, 100));
         let asking = |request| {

@@ -113,13 +113,20 @@ async fn a_listener_may_be_optional() {
 #[tokio::test]
 async fn a_drain_waits_for_what_was_removed_as_well() {
     let gate = Gate::default();
-    let (_, listening, served, drain) = start(ServerConfig::default(), gate.service());
+    let (own, listening, served, drain) = start(ServerConfig::default(), gate.service());
     let one = free().await;
     listening.replace([one]).unwrap();
     let answer = tokio::spawn(ask(one));
     gate.came().await;
     listening.replace([]).unwrap();
     drain.begin();
+    while TcpStream::connect(own).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    // Nobody would accept what comes there now.
+    let late = free().await;
+    listening.replace([late]).unwrap();
+    TcpStream::connect(late).await.unwrap_err();
     gate.open();
     assert!(answer.await.unwrap().unwrap().ends_with("done"));
     assert_eq!(served.await.unwrap().cut, 0);
