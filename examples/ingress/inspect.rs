@@ -59,8 +59,8 @@ pub(crate) fn explain(
     if entrances.is_empty() {
         let port = asked.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let at = address.map_or_else(String::new, |ip| format!(" at {ip}"));
-        let there = [("http", false), ("https", true)].into_iter().flat_map(|(scheme, tls)| {
-            listening(&config, own, tls).into_iter().map(move |(at, _)| format!("{scheme}://{at}"))
+        let there = ["http", "https", "tcp"].into_iter().flat_map(|scheme| {
+            listening(&config, own, scheme).into_iter().map(move |(at, _)| format!("{scheme}://{at}"))
         });
         let there = there.collect::<Vec<_>>().join(", ");
         let scheme = asked.scheme();
@@ -111,21 +111,27 @@ fn load(manifests: Vec<PathBuf>, own: Own) -> Result<(Gateway, usize), BoxError>
 }
 
 /// The addresses that requests of a scheme come in at, and whether they are the program's own.
-fn listening(config: &Config, own: Own, tls: bool) -> Vec<(SocketAddr, bool)> {
+fn listening(config: &Config, own: Own, scheme: &str) -> Vec<(SocketAddr, bool)> {
     let mut all: Vec<(SocketAddr, bool)> = Vec::new();
     for listener in &config.listeners {
-        let fits = match listener.protocol {
-            ListenerProtocol::Http => !tls,
-            ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => tls,
-            _ => false,
+        let speaks = match listener.protocol {
+            ListenerProtocol::Http => "http",
+            ListenerProtocol::Https(_) | ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => "https",
+            _ => "tcp",
         };
         let bind = listener.addresses.is_empty().then_some(own.bind);
-        let at = listener.addresses.iter().copied().chain(bind).filter(|_| fits);
+        let at = listener.addresses.iter().copied().chain(bind).filter(|_| speaks == scheme);
         all.extend(at.map(|ip| (SocketAddr::new(ip, listener.port), false)));
     }
     let unattached = config.routes.iter().any(|route| route.listeners.is_empty() && route.services.is_empty());
-    if unattached || config.listeners.is_empty() {
-        let port = if tls { own.https_port } else { own.http_port };
+    let port = match scheme {
+        "http" => Some(own.http_port),
+        "https" => Some(own.https_port),
+        _ => None,
+    };
+    if let Some(port) = port
+        && (unattached || config.listeners.is_empty())
+    {
         let at = SocketAddr::new(own.bind, port);
         all.retain(|(other, _)| *other != at);
         all.push((at, true));
@@ -135,10 +141,15 @@ fn listening(config: &Config, own: Own, tls: bool) -> Vec<(SocketAddr, bool)> {
     all
 }
 
-/// Those of them that a request could come in at: on its port. A request that names no port is for the scheme's usual one;
-/// where nothing has that, for any of its scheme.
+/// Those of them that a request could come in at: on its port, whatever a listener of the manifests speaks there. A request
+/// that names no port is for the scheme's usual one; where nothing has that, for any of its scheme.
 fn entrances(config: &Config, own: Own, asked: &Asked, address: Option<IpAddr>) -> Vec<(SocketAddr, bool)> {
-    let mut all = listening(config, own, asked.tls);
+    let mut all = listening(config, own, asked.scheme());
+    if asked.port.is_some() {
+        let others = ["http", "https", "tcp"].into_iter().filter(|scheme| *scheme != asked.scheme());
+        let others = others.flat_map(|scheme| listening(config, own, scheme)).filter(|(_, own)| !own);
+        all.extend(others.collect::<Vec<_>>());
+    }
     all.retain(|(at, _)| address.is_none_or(|ip| at.ip() == ip));
     let usual = if asked.tls { 443 } else { 80 };
     match asked.port {

@@ -123,7 +123,7 @@ pub enum SessionCarrier {
 pub struct Rollout {
     /// The backend that is the canary; the rule's others are the stable ones.
     pub canary: String,
-    /// Its share in percent, step by step. After the last it is promoted: it gets all. Default 1, 5, 25, 50.
+    /// Its share in percent, step by step, from 1 to 99. After the last it is promoted: it gets all. Default 1, 5, 25, 50.
     #[cfg_attr(feature = "yaml", serde(default = "steps"))]
     pub steps: Vec<u8>,
     /// How long each step lasts at least. Default 60 s.

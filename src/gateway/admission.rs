@@ -67,7 +67,7 @@ impl Admission {
         name: Option<&str>,
         connection: &ConnectionInfo,
     ) -> Result<Decision, String> {
-        let domain = domain.ok_or_else(|| format!("no listener is for `{}`", name.unwrap_or_default()))?;
+        let domain = domain.ok_or_else(|| format!("no listener is for {:?}", name.unwrap_or_default()))?;
         let handler = |rule: Option<&Arc<StreamRule>>| self.handler(rule, name, connection);
         Ok(match &domain.kind {
             Kind::Http(_) => Decision::Http,

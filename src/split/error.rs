@@ -20,6 +20,6 @@ pub enum InvalidSplit {
     #[error("beside the rollout's canary `{0}` the rule has no backend with a weight: add the stable one")]
     NoStable(String),
     /// A rollout's steps lead nowhere.
-    #[error("the rollout's steps have to be shares in percent from 1 to 100, each greater than the one before")]
+    #[error("the rollout's steps have to be shares in percent from 1 to 99, each greater than the one before")]
     Steps,
 }

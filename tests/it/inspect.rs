@@ -118,6 +118,35 @@ async fn a_request_that_nothing_listens_for_is_an_error_that_says_what_there_is(
     }
 }
 
+/// Somebody listens: what comes of it is for the explanation to say.
+#[tokio::test]
+async fn a_request_at_a_port_of_another_protocol_is_explained() {
+    const WORLD: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: c}
+spec: {controllerName: example.com/c}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: c
+  listeners: [{name: db, port: 5432, protocol: TCP}, {name: web, port: 80, protocol: HTTP}]
+";
+    let dir = folder(&[("world.yaml", WORLD)]);
+    let path = dir.path().to_str().unwrap();
+    for (line, words) in [
+        ("http://db.test:5432/", "listener `default/g/db`: the connection is closed: no stream route is for it"),
+        ("https://db.test:5432/", "listener `default/g/db`: the connection is closed: no stream route is for it"),
+        ("https://web.test:80/", "the connection is closed: TLS is not spoken there"),
+    ] {
+        let (code, text) = answer_to(path, line, &[]).await;
+        assert_eq!(code, Some(0), "{line}: {text}");
+        assert!(text.contains(words), "{line}: {text}");
+    }
+}
+
 async fn answer_to(path: &str, line: &str, more: &[&str]) -> (Option<i32>, String) {
     let arguments = ["--explain", line, "--manifests", path];
     answer(&[&arguments[..], more].concat()).await

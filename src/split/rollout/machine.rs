@@ -113,7 +113,7 @@ impl Machine {
     /// When the steps are none, or no growing shares.
     pub fn new(config: Rollout, now: Instant) -> Result<Self, InvalidSplit> {
         let growing = config.steps.windows(2).all(|pair| matches!(pair, [one, next] if one < next));
-        if config.steps.is_empty() || !growing || config.steps.iter().any(|share| !(1..=100).contains(share)) {
+        if config.steps.is_empty() || !growing || config.steps.iter().any(|share| !(1..=99).contains(share)) {
             return Err(InvalidSplit::Steps);
         }
         let (seen, recent) = (Pair::new(), Pair::new());
@@ -244,7 +244,7 @@ impl Machine {
             return Verdict::Unsure;
         }
         let z = sure(canary.requests(), self.config.min_requests.into());
-        match (self.errors(z, stable, canary), self.latency(z, stable, canary)) {
+        match (self.errors(z, stable, canary), self.latency(stable, canary)) {
             (Verdict::Broken(reason), _) | (_, Verdict::Broken(reason)) => Verdict::Broken(reason),
             (Verdict::Within, Verdict::Within) if self.is_enough(stable) => Verdict::Within,
             _ => Verdict::Unsure,
@@ -263,8 +263,10 @@ impl Machine {
         }
     }
 
-    fn latency(&self, z: f64, stable: &Samples, canary: &Samples) -> Verdict {
+    /// Of successes: of few of them one says as little as one answer of few.
+    fn latency(&self, stable: &Samples, canary: &Samples) -> Verdict {
         let enough = u64::from(self.config.min_requests.max(1));
+        let z = sure(canary.successes, enough);
         if stable.successes < enough || canary.successes == 0 {
             return Verdict::Unsure;
         }
@@ -273,7 +275,7 @@ impl Machine {
             latency.mul_f64(f64::from(self.config.max_latency) / 100.0).max(latency + SLACK)
         };
         let surely = canary.slower_than(bound(score(z, 1.0 - SLOW, stable.successes as f64).1));
-        if wilson(z, surely, canary.successes).0 > SLOW {
+        if canary.successes >= enough && wilson(z, surely, canary.successes).0 > SLOW {
             Verdict::Broken(Reason::Latency)
         } else if ratio(canary.slower_than(bound(1.0 - SLOW)), canary.successes) > SLOW {
             Verdict::Unsure

@@ -24,8 +24,8 @@
 //!    that is over has to be outweighed by good answers.
 //! 5. **A failure** is a 5xx, a 429, a gRPC status of that kind, an error of the leaf, and a canary that has no endpoint to
 //!    ask or is refused by its own limits. What the client is the cause of, cancellation above all, counts for neither side.
-//! 6. What is counted is of this step, and of one to two intervals at most; longer while that is less than `min_requests`,
-//!    and while the canary is out of bounds: until that is clear, nothing is forgotten, and no lucky interval makes a step.
+//! 6. What is counted is of this step; while it is held, of one to two intervals at most, longer while that is less than
+//!    `min_requests`. While the canary is out of bounds and not clearly so, nothing is forgotten: no lucky interval makes a step.
 //! 7. Taken back, it stays at no share until its configuration changes, or [`restart`](RolloutHandle::restart) is called.
 //!
 //! # Caveats
@@ -33,7 +33,7 @@
 //! - A canary that never answers is judged by its time-outs: it needs one, and clients who are more patient.
 //! - **How soon.** A canary that fails every request is gone after `min_requests` of them, 20 by default. Of 20 answers 3
 //!   failures are enough, and 2 are not, where the stable one has none in 2000 and the bound is one point; after 120 good
-//!   answers it takes 8 failures in a row, after 1000 good ones 25. In simulations with the defaults (20 requests a second, a
+//!   answers it takes 7 failures in a row, after 1000 good ones 30. In simulations with the defaults (20 requests a second, a
 //!   tenth of them or more the canary's) one that fails 10 % beside 1 % was taken back after 73 answers in the median and 248
 //!   in 99 of 100 cases, one that is three times slower after 75 and 238. One that is little worse than its bound is held
 //!   where it is for long: of those that fail 3 % beside 0.5 %, 14 of 100 for more than 17 minutes.

@@ -154,9 +154,27 @@ fn by_hand() {
     assert_eq!(machine.restart(now).share, 1);
 }
 
+/// Where all fails on both sides, the few answers there are say little of how slow a canary is.
+#[test]
+fn one_slow_answer_among_failures_takes_no_canary_back() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Rollout::of("v2"), now).unwrap();
+    let ms = |ms| Sample::Success(Duration::from_millis(ms));
+    for _ in 0..380 {
+        machine.record(Side::Stable, Sample::Failure, now);
+    }
+    for _ in 0..20 {
+        machine.record(Side::Stable, ms(20), now);
+    }
+    for _ in 0..19 {
+        assert_eq!(machine.record(Side::Canary, Sample::Failure, now), None);
+    }
+    assert_eq!(machine.record(Side::Canary, ms(60), now), None);
+}
+
 #[test]
 fn steps_have_to_grow() {
-    for steps in [vec![], vec![0, 5], vec![5, 5], vec![50, 25], vec![50, 101]] {
+    for steps in [vec![], vec![0, 5], vec![5, 5], vec![50, 25], vec![50, 100]] {
         assert!(
             Machine::new(Rollout { steps: steps.clone(), ..Rollout::of("v2") }, Instant::now()).is_err(),
             "{steps:?}"
@@ -320,7 +338,7 @@ async fn asked(does: Does) -> SideStatus {
             Does::Hang => std::future::pending().await,
         }
     });
-    let split = Canary::new("shop", Rollout { steps: vec![100], ..Rollout::of("v2") }, stable, canary).unwrap();
+    let split = Canary::new("shop", Rollout { steps: vec![99], ..Rollout::of("v2") }, stable, canary).unwrap();
     let rollout = split.rollout().clone();
     let answer = split.oneshot(Request::new(Body::empty()));
     let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;

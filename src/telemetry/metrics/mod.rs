@@ -229,15 +229,17 @@ impl Metrics {
     }
 
     /// Drops the series for which `keep(route, upstream, cohort)` is false: for a configuration that was replaced. A request
-    /// that ends after that, on a route that is gone, makes its series anew, from zero. Of streams, for which the cohort is
+    /// that ends after that, on a route that is gone, makes its series anew, from zero. `keep` must not use these metrics. It is
+    /// asked with empty names, too, for what has no series. Of streams, for which the cohort is
     /// empty, those that still have open ones stay until they are next asked for.
     pub fn retain(&self, mut keep: impl FnMut(&str, &str, &str) -> bool) {
         self.0.core.routes.retain(|route, upstreams| {
             upstreams.retain(|upstream, cohorts| {
                 cohorts.retain(|cohort, _| keep(route, upstream, cohort));
-                !cohorts.is_empty()
+                // Requests that end meanwhile may count in what is empty: it goes only with its name.
+                !cohorts.is_empty() || keep(route, upstream, "")
             });
-            !upstreams.is_empty()
+            !upstreams.is_empty() || keep(route, "", "")
         });
         self.0.core.streams.retain(|route, upstream| keep(route, upstream, ""));
     }

@@ -133,6 +133,19 @@ async fn the_exposition_of_streams_is_as_documented() {
     drop(open);
 }
 
+/// Else what is counted between the one look and the other would be lost.
+#[test]
+fn a_route_that_stays_keeps_its_place_when_its_backend_is_another() {
+    let metrics = Metrics::new();
+    for (route, upstream) in [("shop", "v1"), ("gone", "v1")] {
+        metrics.finished(&finished(route, upstream, Outcome::Completed, Some(200)));
+    }
+    metrics.retain(|route, upstream, _| route == "shop" && matches!(upstream, "" | "v2"));
+    let routes: Vec<_> = metrics.0.core.routes.sorted().into_iter().map(|(route, _)| route).collect();
+    assert_eq!(routes.iter().map(|route| &**route).collect::<Vec<_>>(), ["shop"]);
+    assert!(!metrics.encode().contains("v1"));
+}
+
 #[test]
 fn streams_that_are_open_keep_their_series() {
     let metrics = Metrics::new();
