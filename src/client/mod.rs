@@ -22,8 +22,8 @@
 //!    section 6.8), as long as its body is at hand: not begun, or in one piece of up to 64 KiB.
 //!
 //! These are given another connection within the same [`Pool::send`], over HTTP/2 up to three: that all of them end is the
-//! endpoint's failure. All else is for the caller
-//! to decide, who is told by [`Error::sent`] how much was sent, and who gets the request back whole when nothing was.
+//! endpoint's failure. All else is for the caller to decide, who is told by [`Error::sent`] how much was sent, and who gets
+//! the request back whole when nothing was.
 //!
 //! # When an HTTP/1.1 connection is used again
 //! When the response's body was read to its end **and** the request's body was sent to its end. An answer that comes

@@ -32,7 +32,7 @@ const COUNT: u64 = (1 << COUNT_BITS) - 1;
 /// 4. A grant is not given back, also if the request is then given up.
 ///
 /// Default: 20 % of requests plus 10 a second, over 10 s, as finagle and Linkerd have it and Gateway API proposes
-/// (GEP-3388). Counting a request is one atomic addition; only grants take a lock.
+/// (GEP-3388). Counting a request is one atomic exchange; only grants take a lock.
 ///
 /// # Example
 /// ```
@@ -91,7 +91,7 @@ impl Budget {
             let next = match held.cmp(&lap) {
                 std::cmp::Ordering::Less => lap << COUNT_BITS | 1,
                 std::cmp::Ordering::Equal if count < COUNT => seen + 1,
-                // Read late: the tenth is over, and its slot belongs to another.
+                // Read late: the tenth is over, and its slot belongs to another. Or it holds no more.
                 _ => return,
             };
             match slot.compare_exchange_weak(seen, next, Relaxed, Relaxed) {

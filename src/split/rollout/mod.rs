@@ -17,7 +17,8 @@
 //!    lower end of its confidence interval lies beyond the bound. For the difference of two rates that is Newcombe's
 //!    interval of Wilson scores; for the share of slow answers Wilson's own, against a 95th percentile that gives
 //!    the stable one's the same benefit of doubt. As every answer is a look, and who looks often sees bad luck sooner or
-//!    later, the interval is `sqrt(16 + ln(n / min_requests))` standard errors to each side after `n` answers of the canary.
+//!    later, the interval is `sqrt(16 + ln(n / min_requests))` standard errors to each side after `n` answers of the canary, or `n`
+//!    successes where latencies are judged, of which there must be `min_requests` too.
 //!    A walk without a drift crosses this boundary (of Robbins, 1970) ever with a chance of 1 in 1700, however long it is
 //!    watched.
 //! 4. **In between**, out of bounds but not clearly, it stays at its share until more requests have told: a short trouble
@@ -31,7 +32,8 @@
 //! # Caveats
 //! - Nothing happens without traffic: it is answers that are judged, and it is an answer that makes the next step.
 //! - A canary that never answers is judged by its time-outs: it needs one, and clients who are more patient.
-//! - **How soon.** A canary that fails every request is gone after `min_requests` of them, 20 by default. Of 20 answers 3
+//! - **How soon.** A canary that fails every request is gone after `min_requests` of them, 20 by default, once the stable one
+//!   has answered a few. Of 20 answers 3
 //!   failures are enough, and 2 are not, where the stable one has none in 2000 and the bound is one point; after 120 good
 //!   answers it takes 7 failures in a row, after 1000 good ones 30. In simulations with the defaults (20 requests a second, a
 //!   tenth of them or more the canary's) one that fails 10 % beside 1 % was taken back after 73 answers in the median and 248

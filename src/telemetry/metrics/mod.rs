@@ -42,8 +42,8 @@
 //! 4. Requests in flight have no labels: the route is not known as a request begins.
 //! 5. There is no global registry; metrics of two [`Metrics`] never mix.
 //! 6. A stream is a connection that is forwarded as it is: TLS passed through, TLS ended here for what is not HTTP, TCP. Its
-//!    `outcome` is `completed` where both sides said all they had to say, `cancelled` where it was cut or fell silent, and
-//!    else why it came to no connection: `no_endpoint`, `connect_failed`, `no_route` and the like. Its series stays as long as
+//!    `outcome` is `completed` where both sides said all they had to say, `cancelled` where it was cut, fell silent, or
+//!    where a TLS handshake that is ended here failed, and else why it came to no connection: `no_endpoint`, `connect_failed`, `no_route` and the like. Its series stays as long as
 //!    one is open.
 //!
 //! # Example
