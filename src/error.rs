@@ -1,6 +1,6 @@
 //! The one error of the leaf: what failed, on whose side, and whether a byte was sent.
 
-use std::{convert::Infallible, error::Error as StdError, fmt, io};
+use std::{convert::Infallible, error::Error as StdError, fmt, io, time::Duration};
 
 use http::StatusCode;
 
@@ -48,6 +48,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     outcome: Outcome,
     sent: Sent,
+    retry_after: Option<Duration>,
     source: Option<BoxError>,
 }
 
@@ -55,7 +56,7 @@ impl Error {
     /// An error of which nothing more is known than its outcome, with [`Sent::Nothing`].
     #[must_use]
     pub fn new(outcome: Outcome) -> Self {
-        Self(Box::new(Inner { outcome, sent: Sent::Nothing, source: None }))
+        Self(Box::new(Inner { outcome, sent: Sent::Nothing, retry_after: None, source: None }))
     }
 
     /// The same error with what caused it.
@@ -72,6 +73,13 @@ impl Error {
         self
     }
 
+    /// The same error with after how long it is worth trying again, which the client is told.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// What happened.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -82,6 +90,12 @@ impl Error {
     #[must_use]
     pub fn sent(&self) -> Sent {
         self.0.sent
+    }
+
+    /// After how long it is worth trying again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// Whose doing it is.
@@ -109,6 +123,7 @@ impl fmt::Debug for Error {
         f.debug_struct("Error")
             .field("outcome", &self.0.outcome)
             .field("sent", &self.0.sent)
+            .field("retry_after", &self.0.retry_after)
             .field("source", &self.0.source)
             .finish()
     }
@@ -117,6 +132,9 @@ impl fmt::Debug for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.outcome.fmt(f)?;
+        if let Some(wait) = self.0.retry_after {
+            write!(f, ": for {} ms more", wait.as_millis())?;
+        }
         // The whole chain on one line: this text goes to the log, and the causes of hyper and rustls errors hold
         // what matters.
         let mut source = self.0.source.as_deref().map(|e| e as &dyn StdError);

@@ -207,6 +207,7 @@ fn state(availability: Availability) -> &'static str {
         Availability::Available => "in",
         Availability::Ejected => "ejected",
         Availability::Due | Availability::Probing => "probing",
+        Availability::Open => "open",
         _ => "out",
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 use super::{availability::Probe, endpoint::Endpoint, load::Sample};
 use crate::{
     body::{End, Observer},
+    breaker::Ticket,
     classify::Class,
     outlier,
 };
@@ -27,9 +28,13 @@ use crate::{
 /// 5. As a body's [`Observer`] it settles itself: complete is a success unless a failure was
 ///    [noted](Self::note), failed is a failure unless the error is the client's doing, dropped is a cancellation.
 /// 6. After an ejection, the one request that decides whether the endpoint returns does so by how its response ends.
+/// 7. The endpoint's circuit breaker, where it has one, is told once too: of a failure as soon as the head tells of it, of
+///    the rest at the end.
 pub struct Attempt<E> {
     /// `None` once it is settled.
     trial: Option<Trial>,
+    /// `None` once the endpoint's breaker was told, and where there is none.
+    ticket: Option<Ticket>,
     endpoint: Arc<Endpoint<E>>,
     began: Instant,
     terms: Terms,
@@ -50,6 +55,16 @@ pub(super) enum Trial {
     Return(outlier::Probe),
     /// It is out, and used all the same because most are.
     Panic,
+}
+
+/// The right to one attempt.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) trial: Trial,
+    /// Of the endpoint's breaker, if it has one.
+    pub(super) ticket: Option<Ticket>,
+    /// Whether it is an endpoint's one probe: it must come to an attempt.
+    pub(super) probes: bool,
 }
 
 /// What a set hands to its attempts.
@@ -80,12 +95,13 @@ pub fn is_failure(status: StatusCode) -> bool {
 }
 
 impl<E> Attempt<E> {
-    pub(super) fn begin(endpoint: Arc<Endpoint<E>>, trial: Trial, began: Instant, terms: Terms) -> Self {
+    pub(super) fn begin(endpoint: Arc<Endpoint<E>>, pass: Pass, began: Instant, terms: Terms) -> Self {
         endpoint.load.begin();
         if terms.counted {
             endpoint.shared.in_flight.fetch_add(1, Relaxed);
         }
-        Self { trial: Some(trial), endpoint, began, terms, measured: None, class: Class::Success }
+        let Pass { trial, ticket, .. } = pass;
+        Self { trial: Some(trial), ticket, endpoint, began, terms, measured: None, class: Class::Success }
     }
 
     /// The endpoint.
@@ -116,18 +132,30 @@ impl<E> Attempt<E> {
     /// What the response's head says. A failure stands, however the body ends.
     pub fn note(&mut self, class: Class) {
         self.class = class;
-        if class == Class::Success
-            && let Some(Trial::Return(probe)) = &mut self.trial
-        {
+        if class != Class::Success {
+            return self.tell_breaker(class, Instant::now());
+        }
+        if let Some(Trial::Return(probe)) = &mut self.trial {
             self.endpoint.outlier.reached(probe);
+        }
+        if let (Some(ticket), Some(breaker)) = (&self.ticket, self.endpoint.circuit()) {
+            breaker.reached(ticket);
         }
     }
 
     /// The latency is measured until now; what follows, such as an upgraded connection or a stream of events without
-    /// end, only counts as in flight.
+    /// end, only counts as in flight, and the endpoint's breaker has what was noted so far.
     pub fn stop_clock(&mut self, now: Instant) {
         let began = self.began;
         self.measured.get_or_insert_with(|| micros(began, now));
+        self.tell_breaker(self.class, now);
+    }
+
+    fn tell_breaker(&mut self, class: Class, now: Instant) {
+        if let (Some(ticket), Some(breaker)) = (self.ticket.take(), self.endpoint.circuit()) {
+            let took = now.saturating_duration_since(self.began);
+            self.endpoint.breaker_changed(breaker.settle(&ticket, class, took, now));
+        }
     }
 
     /// The endpoint answered.
@@ -169,6 +197,7 @@ impl<E> Attempt<E> {
             self.reached();
         }
         let Some(trial) = self.trial.take() else { return };
+        self.tell_breaker(class, now);
         let endpoint = &*self.endpoint;
         endpoint.load.end();
         if self.terms.counted {
@@ -201,6 +230,13 @@ impl<E> Attempt<E> {
             }
             Verdict::Cancelled => {}
         }
+    }
+}
+
+impl Trial {
+    /// Whether it takes an endpoint's one probe.
+    pub(super) fn probes(&self) -> bool {
+        matches!(self, Self::Probe(_) | Self::Return(_))
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Availability {
     Unhealthy,
     /// Outlier detection keeps it out.
     Ejected,
+    /// Its circuit breaker is open, and nothing else keeps it out.
+    Open,
 }
 
 /// The state machine, in one atomic: available -> out -> due -> probing -> available, or out for twice as long.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use super::{
-    attempt::Trial,
+    attempt::{Pass, Trial},
     availability::Availability,
     policy::Kind,
     set::{EndpointSet, Pick, Slot},
@@ -13,7 +13,8 @@ use super::{
 };
 
 /// How many draws may meet endpoints that cannot be used before all are looked at in turn. As panic makes all usable
-/// where less than half are, that many bad draws are next to impossible without a request that tried most endpoints.
+/// where less than half are, that many bad draws are next to impossible without a request that tried most endpoints, or
+/// most breakers open.
 const DRAWS: usize = 32;
 
 /// How many draws may fail to find the second of two choices.
@@ -47,8 +48,8 @@ pub(super) struct Choosing<'a, 'b, E> {
     pub(super) warming: bool,
 }
 
-/// The index of an endpoint that may be used, and on what terms.
-pub(super) type Chosen = (usize, Trial);
+/// The index of an endpoint that may be used, and the right to do so.
+pub(super) type Chosen = (usize, Pass);
 
 impl Picker {
     /// For endpoints with these weights; `last` is what the snapshot before chose by.
@@ -84,9 +85,9 @@ impl<'a, E> Choosing<'a, '_, E> {
         for _ in 0..DRAWS {
             let index = draw(self.pick.rng)?;
             if self.is_warm_enough(index)
-                && let Some(trial) = self.admit(index)
+                && let Some(pass) = self.admit(index)
             {
-                return Some((index, trial));
+                return Some((index, pass));
             }
         }
         let start = self.pick.rng.usize(..self.set.slots.len().max(1));
@@ -96,7 +97,7 @@ impl<'a, E> Choosing<'a, '_, E> {
     /// The better of two drawn.
     fn two(&mut self, alias: &Alias, better: two_choices::Better) -> Option<Chosen> {
         let first = self.draw(|rng| alias.draw(rng))?;
-        if self.set.serving < 2 || matches!(first.1, Trial::Probe(_) | Trial::Return(_)) {
+        if self.set.serving < 2 || first.1.probes {
             return Some(first);
         }
         for _ in 0..SECOND_DRAWS {
@@ -106,10 +107,10 @@ impl<'a, E> Choosing<'a, '_, E> {
             }
             match self.admit(index) {
                 None => {}
-                Some(trial @ (Trial::Probe(_) | Trial::Return(_))) => return Some((index, trial)),
-                Some(trial) => {
+                Some(pass) if pass.probes => return Some((index, pass)),
+                Some(pass) => {
                     let (Some(a), Some(b)) = (self.candidate(first.0), self.candidate(index)) else { continue };
-                    return Some(if better(&a, &b, self.pick.rng) { (index, trial) } else { first });
+                    return Some(if better(&a, &b, self.pick.rng) { (index, pass) } else { first });
                 }
             }
         }
@@ -143,18 +144,19 @@ impl<'a, E> Choosing<'a, '_, E> {
             let in_flight = slot.endpoint.in_flight();
             if room.is_some_and(|room| in_flight >= UNBOUNDED && in_flight as f32 >= (room * slot.relative).ceil()) {
                 let load = in_flight as f32 / slot.relative;
-                let may_serve = self.panicking || slot.endpoint.is_usable();
+                let panics = self.panicking && slot.endpoint.refusal(self.pick.now).is_none();
+                let may_serve = panics || slot.endpoint.is_usable();
                 if may_serve && least_full.is_none_or(|(least, _)| load < least) {
                     least_full = Some((load, index));
                 }
-            } else if let Some(trial) = self.admit(index) {
-                return Some((index, trial));
+            } else if let Some(pass) = self.admit(index) {
+                return Some((index, pass));
             }
         }
         if let Some((_, index)) = least_full
-            && let Some(trial) = self.admit(index)
+            && let Some(pass) = self.admit(index)
         {
-            return Some((index, trial));
+            return Some((index, pass));
         }
         self.scan(hash.checked_rem(self.set.slots.len() as u64)? as usize)
     }
@@ -169,13 +171,14 @@ impl<'a, E> Choosing<'a, '_, E> {
         })
     }
 
-    /// Whether an endpoint may be used, and on what terms. Takes the probe of one that is due.
-    fn admit(&self, index: usize) -> Option<Trial> {
+    /// The right to use an endpoint, if there is one. Takes the probe of one that is due.
+    fn admit(&self, index: usize) -> Option<Pass> {
         let endpoint = &self.set.slots.get(index)?.endpoint;
-        if self.pick.tried.contains(&endpoint.address()) {
+        // An open breaker is what was asked for, not a guess that may be wrong: panic does not set it aside.
+        if self.pick.tried.contains(&endpoint.address()) || endpoint.refusal(self.pick.now).is_some() {
             return None;
         }
-        match endpoint.availability_at(self.millis) {
+        let trial = match endpoint.standing(self.millis) {
             Availability::Available => Some(Trial::No),
             // Before panic: else an ejection would last as long as the panic that it may be the cause of.
             Availability::Due if endpoint.marking.is_available() => {
@@ -184,13 +187,14 @@ impl<'a, E> Choosing<'a, '_, E> {
             }
             _ if self.panicking => Some(Trial::Panic),
             Availability::Due => endpoint.marking.try_probe(self.millis).map(Trial::Probe),
-            Availability::Out | Availability::Probing | Availability::Unhealthy | Availability::Ejected => None,
-        }
+            _ => None,
+        };
+        endpoint.admit(trial?, self.pick.now)
     }
 
     /// The same for an endpoint that the request asks for: only as long as it does well.
-    pub(super) fn admit_wanted(&self, index: usize) -> Option<Trial> {
-        match self.set.slots.get(index)?.endpoint.availability_at(self.millis) {
+    pub(super) fn admit_wanted(&self, index: usize) -> Option<Pass> {
+        match self.set.slots.get(index)?.endpoint.availability(self.pick.now) {
             Availability::Available => self.admit(index),
             Availability::Due if !self.panicking => self.admit(index),
             _ => None,

@@ -17,10 +17,15 @@ use tokio::time::Instant;
 
 use super::{
     affinity::Affinity,
+    attempt::{Pass, Trial},
     availability::{Availability, Marking},
     load::Load,
 };
-use crate::outlier::{Alarm, Gate, Host};
+use crate::{
+    breaker::{Change, Circuit, Refused, State},
+    classify::Class,
+    outlier::{Alarm, Gate, Host},
+};
 
 /// One address requests can go to, with its live state and a payload of the caller's, such as its connection pool.
 ///
@@ -32,6 +37,7 @@ pub struct Endpoint<E> {
     /// When it joined a set that was already serving; `None` for the first ones, which have nobody to learn from.
     joined: Option<Instant>,
     healthy: AtomicBool,
+    breaker: Option<Circuit>,
     pub(super) outlier: Host,
     pub(super) marking: Marking,
     pub(super) load: Load,
@@ -48,13 +54,16 @@ pub(super) struct Shared {
     pub(super) in_flight: AtomicU64,
     /// How often an endpoint became usable or unusable: tells a snapshot to count anew.
     changes: AtomicU32,
+    /// How often an endpoint's breaker opened.
+    pub(super) opened: AtomicU64,
     /// Where outlier detection is on: who is told of errors.
     pub(super) alarm: OnceLock<Alarm>,
 }
 
 impl Shared {
     pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, in_flight: AtomicU64::new(0), changes: AtomicU32::new(0), alarm: OnceLock::new() }
+        let (in_flight, opened) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { epoch, in_flight, changes: AtomicU32::new(0), opened, alarm: OnceLock::new() }
     }
 
     /// Milliseconds since the epoch.
@@ -72,10 +81,16 @@ impl Shared {
 }
 
 impl<E> Endpoint<E> {
-    pub(super) fn new(address: SocketAddr, joined: Option<Instant>, shared: Arc<Shared>, payload: E) -> Self {
+    pub(super) fn new(
+        address: SocketAddr,
+        joined: Option<Instant>,
+        breaker: Option<Circuit>,
+        shared: Arc<Shared>,
+        payload: E,
+    ) -> Self {
         let (healthy, marking, load) = (AtomicBool::new(true), Marking::default(), Load::default());
         let id = Affinity::id(address);
-        Self { address, id, joined, healthy, outlier: Host::default(), marking, load, shared, payload }
+        Self { address, id, joined, healthy, breaker, outlier: Host::default(), marking, load, shared, payload }
     }
 
     /// Where it listens.
@@ -113,10 +128,20 @@ impl<E> Endpoint<E> {
     /// Whether it may be used.
     #[must_use]
     pub fn availability(&self, now: Instant) -> Availability {
-        self.availability_at(self.shared.millis(now))
+        let standing = self.standing(self.shared.millis(now));
+        let Some((state, refusal)) = self.breaker.as_ref().map(|breaker| breaker.glance(now)) else { return standing };
+        match (standing, state, refusal) {
+            (Availability::Unhealthy | Availability::Ejected | Availability::Out, ..) => standing,
+            (_, State::Closed, _) => standing,
+            (_, State::Open, Some(_)) => Availability::Open,
+            (_, State::HalfOpen, Some(_)) => Availability::Probing,
+            (Availability::Probing, ..) => standing,
+            _ => Availability::Due,
+        }
     }
 
-    pub(super) fn availability_at(&self, millis: u64) -> Availability {
+    /// The same without its breaker: what panic sets aside.
+    pub(super) fn standing(&self, millis: u64) -> Availability {
         if !self.healthy.load(Relaxed) {
             return Availability::Unhealthy;
         }
@@ -125,6 +150,54 @@ impl<E> Endpoint<E> {
             (Gate::Due, Availability::Available) => Availability::Due,
             (Gate::Probing, Availability::Available) => Availability::Probing,
             (_, marked) => marked,
+        }
+    }
+
+    /// Its own circuit breaker, if it has one.
+    #[must_use]
+    pub fn circuit(&self) -> Option<&Circuit> {
+        self.breaker.as_ref()
+    }
+
+    /// Why its breaker would refuse a request now.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Refused> {
+        self.breaker.as_ref()?.glance(now).1
+    }
+
+    /// The right to a request on the terms that a choice found, or nothing, where its breaker has let another one in
+    /// between.
+    pub(super) fn admit(&self, trial: Trial, now: Instant) -> Option<Pass> {
+        let Some(breaker) = &self.breaker else { return Some(Pass { probes: trial.probes(), trial, ticket: None }) };
+        let (admitted, change) = breaker.admit(now);
+        self.breaker_changed(change);
+        match admitted {
+            Ok(ticket) => {
+                let probes = trial.probes() || !breaker.is_closed();
+                Some(Pass { probes, trial, ticket: Some(ticket) })
+            }
+            Err(_) => {
+                self.give_back(trial);
+                None
+            }
+        }
+    }
+
+    /// A trial that comes to nothing.
+    fn give_back(&self, trial: Trial) {
+        match trial {
+            Trial::Probe(probe) => self.marking.probe_cancelled(probe),
+            Trial::Return(probe) => {
+                self.outlier.probed(probe, Class::Ignored, self.shared.alarm.get());
+            }
+            Trial::No | Trial::Panic => {}
+        }
+    }
+
+    /// Its breaker was told something.
+    pub(super) fn breaker_changed(&self, change: Change) {
+        if change.moved {
+            self.shared.opened.fetch_add(change.opened, Relaxed);
+            self.shared.changed();
         }
     }
 
@@ -151,7 +224,10 @@ impl<E> Endpoint<E> {
 
     /// Takes its share without reservation, whatever the time: not out, not due, not probed.
     pub(super) fn is_usable(&self) -> bool {
-        self.healthy.load(Relaxed) && self.marking.is_available() && self.outlier.gate() == Gate::In
+        self.healthy.load(Relaxed)
+            && self.marking.is_available()
+            && self.outlier.gate() == Gate::In
+            && self.breaker.as_ref().is_none_or(Circuit::is_closed)
     }
 
     /// The part of its weight that it carries while it warms up: from a tenth to all of it, linear in time (Envoy's

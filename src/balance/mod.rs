@@ -6,8 +6,10 @@
 //!
 //! # Rules
 //! 1. **Who may be chosen.** An endpoint with a weight, that this request has not tried, and that is available: marked
-//!    healthy, not ejected as an [outlier](crate::outlier), and not out because a connection to it failed. An endpoint
-//!    that was out long enough is probed by one request that comes its way. Where less than the panic threshold of the endpoints are usable, all are used.
+//!    healthy, not ejected as an [outlier](crate::outlier), not out because a connection to it failed, and its own
+//!    [circuit breaker](Balancer::with_circuit_breakers), if it has one, not open. An endpoint that was out long enough is
+//!    probed by one request that comes its way. Where less than the panic threshold of the endpoints are usable, all are
+//!    used, but for those with an open breaker.
 //! 2. **Who is chosen.** *Round robin*: in turn, exact to the weights. *Random*: by weight. *Least request*: two are
 //!    drawn by weight, the one with fewer requests in flight for its weight is taken. *Peak EWMA*: two are drawn by
 //!    weight, the one with less `latency × (1 + requests in flight / weight)` is taken; latencies within 25 % of each

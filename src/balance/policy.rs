@@ -1,11 +1,11 @@
 //! How an endpoint is chosen: the settings, compiled.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, request::Parts};
 
 use super::hash::{InvalidHashKey, RequestKey};
-use crate::config;
+use crate::{breaker::Circuit, config};
 
 /// How an endpoint is chosen, compiled from [`config::Balancer`].
 ///
@@ -27,7 +27,15 @@ pub struct Balancer {
     pub(super) penalty: f32,
     /// In percent of the fair share.
     pub(super) balance_factor: Option<u32>,
+    pub(super) breakers: Option<Breakers>,
     key: Option<RequestKey>,
+}
+
+/// What the circuit breakers of endpoints are made of.
+#[derive(Debug, Clone)]
+pub(super) struct Breakers {
+    upstream: Arc<str>,
+    config: config::CircuitBreaker,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,16 +64,20 @@ impl Balancer {
             config::Balancer::Maglev(key) => (Kind::Maglev, Some(RequestKey::new(key)?)),
         };
         let balance_factor = (kind == Kind::Maglev).then_some(150);
-        Ok(Self { kind, slow_start: None, panic_threshold: 50, penalty: 5e6, balance_factor, key })
+        Ok(Self { kind, slow_start: None, panic_threshold: 50, penalty: 5e6, balance_factor, breakers: None, key })
     }
 
-    /// What an upstream's configuration asks for: its balancer, slow start and panic threshold.
+    /// What an upstream's configuration asks for: its balancer, slow start, panic threshold and its endpoints' breakers.
     ///
     /// # Errors
     /// When a header to be hashed has an invalid name.
     pub fn for_upstream(config: &config::Upstream) -> Result<Self, InvalidHashKey> {
         let balancer = Self::new(&config.balancer)?;
-        Ok(balancer.with_slow_start(config.slow_start).with_panic_threshold(config.panic_threshold))
+        let balancer = balancer.with_slow_start(config.slow_start).with_panic_threshold(config.panic_threshold);
+        Ok(match &config.endpoint_circuit_breaker {
+            Some(breaker) => balancer.with_circuit_breakers(config.name.as_str(), breaker.clone()),
+            None => balancer,
+        })
     }
 
     /// How long an endpoint that joins a serving set warms up: its weight grows from a tenth to all of it. Default
@@ -81,6 +93,14 @@ impl Balancer {
     #[must_use]
     pub fn with_panic_threshold(mut self, percent: u8) -> Self {
         self.panic_threshold = percent;
+        self
+    }
+
+    /// Gives each endpoint a [circuit breaker](crate::breaker) of its own, named `upstream/address` in logs. As long as one
+    /// is open its endpoint is passed over, also where all others are used because so few are usable. Default none.
+    #[must_use]
+    pub fn with_circuit_breakers(mut self, upstream: impl Into<Arc<str>>, breaker: config::CircuitBreaker) -> Self {
+        self.breakers = Some(Breakers { upstream: upstream.into(), config: breaker });
         self
     }
 
@@ -118,5 +138,11 @@ impl Balancer {
     /// Whether it needs the number of requests in flight to all endpoints.
     pub(super) fn counts(&self) -> bool {
         matches!(self.kind, Kind::RingHash | Kind::Maglev) && self.balance_factor.is_some()
+    }
+}
+
+impl Breakers {
+    pub(super) fn at(&self, address: SocketAddr) -> Circuit {
+        Circuit::new(format!("{}/{address}", self.upstream), self.config.clone())
     }
 }

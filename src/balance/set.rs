@@ -10,10 +10,10 @@ use std::{
     },
 };
 
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{
-    attempt::{Attempt, Terms, Trial},
+    attempt::{Attempt, Pass, Terms},
     choose::{Choosing, Picker},
     endpoint::{Endpoint, Shared},
     policy::Balancer,
@@ -126,14 +126,15 @@ impl<E> EndpointSet<E> {
         let members: BTreeMap<_, _> = endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
         let members = members.into_iter().map(|(address, weight)| {
             let kept = last.and_then(|last| last.find(address));
-            let new = || Arc::new(Endpoint::new(address, joined, shared.clone(), make(address)));
+            let breaker = || balancer.breakers.as_ref().map(|breakers| breakers.at(address));
+            let new = || Arc::new(Endpoint::new(address, joined, breaker(), shared.clone(), make(address)));
             (kept.cloned().unwrap_or_else(new), weight)
         });
         let members: Vec<_> = members.collect();
         Self::assemble(balancer, &members, shared, last)
     }
 
-    /// The same endpoints under other settings.
+    /// The same endpoints under other settings; those that are known keep the circuit breakers that they have.
     #[must_use]
     pub fn with_balancer(&self, balancer: Balancer) -> Self {
         let members: Vec<_> = self.slots.iter().map(|slot| (slot.endpoint.clone(), slot.weight)).collect();
@@ -200,8 +201,8 @@ impl<E> EndpointSet<E> {
     /// An endpoint that is due for a probe and comes its way is chosen whatever its load.
     #[must_use]
     pub fn pick(&self, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
-        let (index, trial) = self.choosing(pick).choose()?;
-        self.begin(index, trial, pick)
+        let (index, pass) = self.choosing(pick).choose()?;
+        self.begin(index, pass, pick)
     }
 
     /// Begins an attempt at the endpoint of this [id](super::Affinity::id), whatever its weight and its load: `None` where
@@ -209,8 +210,21 @@ impl<E> EndpointSet<E> {
     #[must_use]
     pub fn pick_wanted(&self, id: u64, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
         let index = self.slots.iter().position(|slot| slot.endpoint.id() == id)?;
-        let trial = self.choosing(pick).admit_wanted(index)?;
-        self.begin(index, trial, pick)
+        let pass = self.choosing(pick).admit_wanted(index)?;
+        self.begin(index, pass, pick)
+    }
+
+    /// After how long a request may be let through again, where open circuit breakers keep it from endpoints: the soonest.
+    #[must_use]
+    pub fn retry_after(&self, now: Instant) -> Option<Duration> {
+        let serving = self.slots.iter().filter(|slot| slot.weight > 0);
+        serving.filter_map(|slot| slot.endpoint.refusal(now)).map(|refused| refused.retry_after).min()
+    }
+
+    /// How often the circuit breaker of an endpoint opened, probes that failed included, in this and all snapshots before.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.shared.opened.load(Relaxed)
     }
 
     fn choosing<'a, 'b>(&'a self, pick: &'a mut Pick<'b>) -> Choosing<'a, 'b, E> {
@@ -226,10 +240,10 @@ impl<E> EndpointSet<E> {
         }
     }
 
-    fn begin(&self, index: usize, trial: Trial, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
+    fn begin(&self, index: usize, pass: Pass, pick: &mut Pick<'_>) -> Option<Attempt<E>> {
         let (now, jitter) = (pick.now, pick.rng.f32());
         let terms = Terms { penalty: self.balancer.penalty, jitter, counted: self.balancer.counts() };
-        Some(Attempt::begin(self.slots.get(index)?.endpoint.clone(), trial, now, terms))
+        Some(Attempt::begin(self.slots.get(index)?.endpoint.clone(), pass, now, terms))
     }
 
     #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
+    time::Duration,
 };
 
 use http::HeaderMap;
@@ -45,7 +46,6 @@ struct Shared {
     /// The number of the ticket that everyone has while it is closed; else zero.
     closed: AtomicU64,
     locked: Mutex<(Machine, fastrand::Rng)>,
-    opened: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -59,6 +59,15 @@ pub struct Stats {
     pub opened: u64,
     /// How many requests it refused.
     pub refused: u64,
+}
+
+/// What one step changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Change {
+    /// Whether requests may find another state than before.
+    pub(crate) moved: bool,
+    /// How many times it opened.
+    pub(crate) opened: u64,
 }
 
 /// One request that was let through, to be settled once. Dropping it says nothing of who was asked, unless a failure was
@@ -82,7 +91,6 @@ impl Circuit {
             name: name.into(),
             closed: AtomicU64::new(machine.closed().map_or(0, |ticket| ticket.number())),
             locked: Mutex::new((machine, fastrand::Rng::new())),
-            opened: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }))
     }
@@ -99,44 +107,81 @@ impl Circuit {
     /// When it is open, or half open with a probe under way.
     pub fn begin(&self) -> Result<Call, Refused> {
         let now = Instant::now();
-        let ticket = match self.0.closed.load(Acquire) {
-            0 => self.with(|machine, rng| machine.admit(now, rng)).inspect_err(|_| {
-                self.0.refused.fetch_add(1, Relaxed);
-            })?,
-            number => Ticket::numbered(number),
-        };
+        let (admitted, _) = self.admit(now);
+        let ticket = admitted.inspect_err(|_| {
+            self.0.refused.fetch_add(1, Relaxed);
+        })?;
         Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, class: Class::Success })
     }
 
     /// What it does with requests.
     #[must_use]
     pub fn state(&self) -> State {
-        self.with(|machine, _| machine.state())
+        self.look(|machine| machine.state())
+    }
+
+    /// Whether all pass: one atomic load.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.load(Acquire) != 0
+    }
+
+    /// Its state, and why it would refuse a request now, which takes nothing.
+    pub(crate) fn glance(&self, now: Instant) -> (State, Option<Refused>) {
+        if self.is_closed() {
+            return (State::Closed, None);
+        }
+        self.look(|machine| (machine.state(), machine.refusal(now)))
+    }
+
+    /// [`begin`](Self::begin) for who keeps ticket and time himself.
+    pub(crate) fn admit(&self, now: Instant) -> (Result<Ticket, Refused>, Change) {
+        match self.0.closed.load(Acquire) {
+            0 => self.with(|machine, rng| machine.admit(now, rng)),
+            number => (Ok(Ticket::numbered(number)), Change::default()),
+        }
+    }
+
+    /// A good head was there.
+    pub(crate) fn reached(&self, ticket: &Ticket) {
+        if self.0.closed.load(Acquire) != ticket.number() {
+            self.with(|machine, _| machine.reached(ticket));
+        }
+    }
+
+    /// What became of an admitted request, after `elapsed`.
+    pub(crate) fn settle(&self, ticket: &Ticket, class: Class, elapsed: Duration, now: Instant) -> Change {
+        self.with(|machine, rng| machine.settle(ticket, class, elapsed, now, rng)).1
     }
 
     /// Its figures now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let (opened, refused) = (self.0.opened.load(Relaxed), self.0.refused.load(Relaxed));
-        Stats { state: self.state(), opened, refused }
+        let refused = self.0.refused.load(Relaxed);
+        self.look(|machine| Stats { state: machine.state(), opened: machine.opened(), refused })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Machine, &mut fastrand::Rng) -> T) -> T {
+    fn look<T>(&self, at: impl FnOnce(&Machine) -> T) -> T {
+        at(&self.lock().0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Machine, fastrand::Rng)> {
         // A state is valid after any step, also one cut short by a panic.
-        let mut locked = self.0.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Machine, &mut fastrand::Rng) -> T) -> (T, Change) {
+        let mut locked = self.lock();
         let (machine, rng) = &mut *locked;
-        let before = machine.state();
+        let (from, generation, opened) = (machine.state(), machine.generation(), machine.opened());
         let result = act(machine, rng);
-        let after = machine.state();
-        if before != after {
+        let change = Change { moved: machine.generation() != generation, opened: machine.opened() - opened };
+        if change.moved {
+            let to = machine.state();
             self.0.closed.store(machine.closed().map_or(0, |ticket| ticket.number()), Release);
-            if after == State::Open {
-                self.0.opened.fetch_add(1, Relaxed);
-            }
             drop(locked);
-            tracing::info!(breaker = self.name(), from = ?before, to = ?after, "circuit breaker");
+            tracing::info!(breaker = self.name(), ?from, ?to, "circuit breaker");
         }
-        result
+        (result, change)
     }
 }
 
@@ -146,9 +191,8 @@ impl Call {
         self.class = class;
         if let Some(ticket) = &self.ticket
             && class == Class::Success
-            && self.circuit.0.closed.load(Acquire) != ticket.number()
         {
-            self.circuit.with(|machine, _| machine.reached(ticket));
+            self.circuit.reached(ticket);
         }
     }
 
@@ -161,7 +205,7 @@ impl Call {
         let Some(ticket) = self.ticket.take() else { return };
         let now = Instant::now();
         let elapsed = now.saturating_duration_since(self.began);
-        self.circuit.with(|machine, rng| machine.settle(&ticket, class, elapsed, now, rng));
+        self.circuit.settle(&ticket, class, elapsed, now);
     }
 }
 

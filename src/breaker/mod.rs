@@ -22,6 +22,12 @@
 //!
 //! Closed costs one atomic load at the beginning of a request, and one short lock at its end.
 //!
+//! An [`Upstream`](crate::upstream::Upstream) has one for all its endpoints
+//! ([`circuit_breaker`](crate::config::Upstream::circuit_breaker)), one for each
+//! ([`endpoint_circuit_breaker`](crate::config::Upstream::endpoint_circuit_breaker)), or both. That of an endpoint refuses
+//! nobody: the [balancer](crate::balance) passes its endpoint over, and the next request that comes its way probes it. Only
+//! where breakers keep a request from all endpoints is it refused.
+//!
 //! # Ordering
 //! Outside of timeouts and of what sends the request; inside of retries, which then see the refusals (and should not try
 //! them again before `Retry-After`), and of telemetry.
@@ -60,7 +66,7 @@ mod service;
 mod tests;
 mod window;
 
-pub(crate) use self::future::watched;
+pub(crate) use self::{circuit::Change, future::watched};
 pub use self::{
     circuit::{Call, Circuit, Stats},
     future::ResponseFuture,

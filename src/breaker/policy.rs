@@ -60,6 +60,8 @@ pub struct Machine {
     consecutive: u32,
     /// How many times in a row it opened without having been closed.
     streak: u32,
+    /// How many times in all.
+    opened: u64,
     window: Window,
 }
 
@@ -96,7 +98,7 @@ impl Machine {
             *time = (*time).min(LONGEST);
         }
         let window = Window::new(config.window, now);
-        Self { config, phase: Phase::Closed, generation: 1, consecutive: 0, streak: 0, window }
+        Self { config, phase: Phase::Closed, generation: 1, consecutive: 0, streak: 0, opened: 0, window }
     }
 
     /// Lets a request through, or does not.
@@ -111,18 +113,25 @@ impl Machine {
             // From when it was due, so that a time without requests is no longer than it has to be.
             if reached { self.close() } else { self.open(overdue, rng) }
         }
-        match self.phase {
-            Phase::Closed => Ok(Ticket(self.generation)),
-            Phase::Open { until } if now < until => Err(Refused { retry_after: until - now }),
-            Phase::Open { .. } => {
-                self.enter(Phase::HalfOpen { since: now, reached: false });
-                Ok(Ticket(self.generation))
-            }
-            Phase::HalfOpen { since, .. } => {
-                let rest = (since + self.config.probe_timeout).saturating_duration_since(now);
-                Err(Refused { retry_after: rest.min(WHILE_PROBING) })
-            }
+        if let Some(refused) = self.refusal(now) {
+            return Err(refused);
         }
+        if self.phase != Phase::Closed {
+            self.enter(Phase::HalfOpen { since: now, reached: false });
+        }
+        Ok(Ticket(self.generation))
+    }
+
+    /// Why [`admit`](Self::admit) would refuse a request now, which takes nothing. Where it would not, what is admitted may
+    /// still be refused: a probe that is overdue is only judged then.
+    pub(super) fn refusal(&self, now: Instant) -> Option<Refused> {
+        let until = match self.phase {
+            Phase::Closed => return None,
+            Phase::Open { until } => until,
+            Phase::HalfOpen { since, .. } => (since + self.config.probe_timeout).min(now + WHILE_PROBING),
+        };
+        let retry_after = until.saturating_duration_since(now);
+        (!retry_after.is_zero()).then_some(Refused { retry_after })
     }
 
     /// A good head was there. A probe whose body then lasts longer than `probe_timeout` has done its duty.
@@ -164,6 +173,16 @@ impl Machine {
         }
     }
 
+    /// How often it opened, probes that failed included.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// How often its state changed.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What all requests pass with, while it is closed.
     pub(super) fn closed(&self) -> Option<Ticket> {
         (self.phase == Phase::Closed).then_some(Ticket(self.generation))
@@ -189,6 +208,7 @@ impl Machine {
         let CircuitBreaker { open, max_open, .. } = self.config;
         let open = open.saturating_mul(1 << self.streak.min(20)).min(max_open.max(open));
         self.streak = self.streak.saturating_add(1);
+        self.opened += 1;
         self.enter(Phase::Open { until: from + open.mul_f64(1.0 + JITTER * rng.f64()) });
     }
 

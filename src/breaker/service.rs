@@ -2,26 +2,19 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Request, Response,
-    header::{HeaderName, RETRY_AFTER},
-};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
-use super::{Circuit, Refused, ResponseFuture, layer::Classify};
+use super::{Circuit, ResponseFuture, layer::Classify};
 use crate::{
     Body, BoxError, Outcome,
     exchange::Exchange,
-    respond::{Dialect, refusal},
+    respond::{Dialect, refusal_for_now},
 };
-
-/// What a gRPC client with retries goes by (gRFC A6).
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// The service of [`BreakerLayer`](super::BreakerLayer).
 #[derive(Clone)]
@@ -65,23 +58,12 @@ where
                     let detail = || format!("the circuit breaker `{}` is open", self.circuit.name());
                     exchange.update(|record| record.detail = Some(detail()));
                 }
-                ResponseFuture::refused(refuse(refused, Dialect::of(request.headers())))
+                let dialect = Dialect::of(request.headers());
+                let wait = refused.retry_after;
+                ResponseFuture::refused(refusal_for_now(Outcome::BreakerOpen, dialect, wait))
             }
         }
     }
-}
-
-fn refuse(Refused { retry_after }: Refused, dialect: Dialect) -> Response<Body> {
-    let mut response = refusal(Outcome::BreakerOpen, dialect);
-    let headers = response.headers_mut();
-    // Rounded up: who comes back too early comes for nothing.
-    let seconds = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();
-    headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    if dialect != Dialect::Http {
-        let millis = retry_after.saturating_add(Duration::from_nanos(999_999)).as_millis() as u64;
-        headers.insert(PUSHBACK, HeaderValue::from(millis));
-    }
-    response
 }
 
 impl<S: fmt::Debug> fmt::Debug for Breaker<S> {

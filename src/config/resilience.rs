@@ -271,6 +271,8 @@ endpoints:
   static: [127.0.0.1:9001]
 circuit_breaker:
   slow_call: 2s
+endpoint_circuit_breaker:
+  consecutive_failures: 3
 outlier_detection:
   consecutive_5xx: 3
   base_ejection: 10s
@@ -288,6 +290,8 @@ health_check:
         assert_eq!(upstream.outlier_detection, Some(outliers));
         let breaker = CircuitBreaker { slow_call: Some(Duration::from_secs(2)), ..CircuitBreaker::default() };
         assert_eq!(upstream.circuit_breaker, Some(breaker));
+        let each = CircuitBreaker { consecutive_failures: 3, ..CircuitBreaker::default() };
+        assert_eq!(upstream.endpoint_circuit_breaker, Some(each));
         let expected = vec![StatusRange { from: 200, to: 204 }];
         let check = Check::Http { path: "/healthz".into(), host: None, expected };
         let health = HealthCheck { interval: Duration::from_secs(5), ..HealthCheck::new(check) };

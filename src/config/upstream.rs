@@ -62,6 +62,11 @@ pub struct Upstream {
     /// When no request goes to any endpoint for a while. Default none.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// When no request goes to one of its endpoints for a while: a circuit breaker for each, beside the one for all. Unlike
+    /// an ejection it is bound by no share of endpoints, and the [panic threshold](Self::panic_threshold) does not set it
+    /// aside; where it is all that keeps a request from every endpoint, that is refused. Default none.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub endpoint_circuit_breaker: Option<CircuitBreaker>,
     /// When an endpoint that does worse than it should is left out. Default none (as in Envoy and Istio).
     #[cfg_attr(feature = "yaml", serde(default))]
     pub outlier_detection: Option<OutlierDetection>,
@@ -264,6 +269,7 @@ impl Upstream {
             stream_idle_timeout: five_minutes(),
             max_attempts: three(),
             circuit_breaker: None,
+            endpoint_circuit_breaker: None,
             outlier_detection: None,
             health_check: None,
             retry_budget: RetryBudget::default(),

@@ -248,6 +248,7 @@ impl fmt::Display for Stands<'_> {
         });
         let parts = [
             upstream.circuit_breaker.as_ref().map(|_| "circuit breaker"),
+            upstream.endpoint_circuit_breaker.as_ref().map(|_| "circuit breaker for each endpoint"),
             upstream.outlier_detection.as_ref().map(|_| "outlier detection"),
             upstream.health_check.as_ref().map(|_| "health checks"),
             upstream.hedge.as_ref().map(|_| "hedging"),

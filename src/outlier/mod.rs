@@ -20,7 +20,8 @@
 //! 6. An active health check that passes lets it in at once, if `health_check_unejects`.
 //! 7. What was counted before an ejection or a return says nothing of after.
 //!
-//! The panic threshold stands above all this: where too few endpoints are usable, the ejected ones are used too.
+//! The panic threshold stands above all this: where too few endpoints are usable, the ejected ones are used too. Who wants
+//! an endpoint that fails left alone whatever becomes of the rest gives it a [circuit breaker](crate::breaker) of its own.
 //!
 //! # Example
 //! ```

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 
-use super::{Dialect, proxy_status, refusal};
+use super::{Dialect, proxy_status, refusal, refusal_for_now};
 use crate::{Body, BoxError, Error, Outcome, exchange::Exchange};
 
 /// The future of [`Respond`](super::Respond).
@@ -69,7 +69,10 @@ where
                 if let Some(exchange) = this.exchange {
                     exchange.update(|record| record.detail = Some(error.to_string()));
                 }
-                refusal(error.outcome(), *this.dialect)
+                match error.retry_after() {
+                    Some(wait) => refusal_for_now(error.outcome(), *this.dialect, wait),
+                    None => refusal(error.outcome(), *this.dialect),
+                }
             }
         };
         if let Some(outcome) = response.extensions().get::<Outcome>().copied() {

@@ -8,7 +8,9 @@
 //! 3. A response that carries an outcome, made here or by a layer inside, gets `Proxy-Status`
 //!    ([RFC 9209](https://www.rfc-editor.org/rfc/rfc9209)), unless it has one: this hop's name, the `error` type and, as
 //!    `details`, the outcome's name. Responses of upstreams are left alone.
-//! 4. The outcome is written to the request's exchange, and the error's text with it.
+//! 4. An error that knows after how long it is worth trying again ([`Error::retry_after`](crate::Error::retry_after)) says so
+//!    to the client: `Retry-After` in whole seconds, to gRPC `grpc-retry-pushback-ms`.
+//! 5. The outcome is written to the request's exchange, and the error's text with it.
 //!
 //! Every layer and service that answers in an upstream's or application's stead does so with [`refusal`].
 //!
@@ -67,4 +69,4 @@ pub use self::{
     service::Respond,
 };
 
-pub(crate) use self::refusal::told;
+pub(crate) use self::refusal::{refusal_for_now, told};

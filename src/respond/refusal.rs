@@ -1,14 +1,15 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderName},
+    header::{CONTENT_TYPE, HeaderName, RETRY_AFTER},
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::{Body, Outcome, grpc};
 
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// How a client wants to be told that it is refused.
 ///
@@ -81,6 +82,22 @@ pub fn refusal(outcome: Outcome, dialect: impl Into<Dialect>) -> Response<Body> 
         Dialect::GrpcWeb => trailers_only(outcome, HeaderValue::from_static("application/grpc-web+proto")),
     };
     response.extensions_mut().insert(outcome);
+    response
+}
+
+/// The same where it is known after how long it is worth trying again: HTTP is told in whole seconds (`Retry-After`, RFC
+/// 9110 section 10.2.3), gRPC in milliseconds (`grpc-retry-pushback-ms`, gRFC A6), both rounded up.
+pub(crate) fn refusal_for_now(outcome: Outcome, dialect: Dialect, wait: Duration) -> Response<Body> {
+    let mut response = refusal(outcome, dialect);
+    let nanos = wait.as_nanos();
+    if dialect == Dialect::Http {
+        let seconds = u64::try_from(nanos.div_ceil(1_000_000_000)).unwrap_or(u64::MAX);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    } else {
+        // The value is a signed number of 32 bits.
+        let millis = i32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(i32::MAX);
+        response.headers_mut().insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(millis));
+    }
     response
 }
 

@@ -3,6 +3,7 @@ use std::{
     future::{Ready, ready},
     io,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -56,6 +57,25 @@ async fn an_error_is_answered_to_grpc_as_grpc() {
     assert_eq!(field(response.headers(), "grpc-status"), Some("4"));
     let expected = r#"portcullis; error=http_response_timeout; details="upstream_timeout""#;
     assert_eq!(field(response.headers(), "proxy-status"), Some(expected));
+}
+
+#[tokio::test]
+async fn an_error_tells_when_to_come_again_rounded_up() {
+    for (millis, seconds) in [(1, "1"), (1_000, "1"), (1_001, "2")] {
+        let error = Error::new(Outcome::BreakerOpen).with_retry_after(Duration::from_micros(millis * 1_000 - 1));
+        let response = answered(get(), Err(error)).await;
+        assert_eq!(field(response.headers(), "retry-after"), Some(seconds));
+        assert_eq!(field(response.headers(), "grpc-retry-pushback-ms"), None);
+
+        let error = Error::new(Outcome::BreakerOpen).with_retry_after(Duration::from_micros(millis * 1_000 - 1));
+        let request = Request::post("/").header("content-type", "application/grpc").body(Body::empty()).unwrap();
+        let response = answered(request, Err(error)).await;
+        assert_eq!(field(response.headers(), "retry-after"), None);
+        assert_eq!(field(response.headers(), "grpc-retry-pushback-ms"), Some(&*millis.to_string()));
+    }
+    let error = Error::new(Outcome::BreakerOpen).with_retry_after(Duration::MAX);
+    let response = answered(get(), Err(error)).await;
+    assert_eq!(field(response.headers(), "retry-after"), Some("18446744073709551615"));
 }
 
 #[tokio::test]

@@ -16,9 +16,11 @@
 //!
 //! An endpoint that no connection can be made to is left out for a second, then for longer, until a request that is let
 //! through as a probe finds it back. Where the configuration asks for it, [outlier detection](crate::outlier) leaves out
-//! those that do worse than the others, [health checks](crate::health) those that say they are not well, and a [circuit
-//! breaker](crate::breaker) all of them: requests then fail with
-//! [`Outcome::BreakerOpen`](crate::Outcome::BreakerOpen) and are sent to nobody. A status
+//! those that do worse than the others, [health checks](crate::health) those that say they are not well, and [circuit
+//! breakers](crate::breaker) the endpoint that they are for
+//! ([`endpoint_circuit_breaker`](crate::config::Upstream::endpoint_circuit_breaker)) or all of them
+//! ([`circuit_breaker`](crate::config::Upstream::circuit_breaker)): what a breaker keeps from every endpoint fails with
+//! [`Outcome::BreakerOpen`](crate::Outcome::BreakerOpen) and is sent to nobody. A status
 //! that says the endpoint is failing (5xx, 429) makes the balancer send it less; the response itself is passed on as it is.
 //!
 //! # Example
@@ -295,6 +297,8 @@ impl Upstream {
             upstream: self.0.name.clone(),
             ejections: self.0.ejections.load(Relaxed),
             breaker: self.circuit().map(Circuit::stats),
+            endpoint_breakers: self.0.config.endpoint_circuit_breaker.is_some(),
+            endpoint_breakers_opened: endpoints.opened(),
             ..UpstreamStats::default()
         };
         for (endpoint, _) in endpoints.iter() {
@@ -303,6 +307,7 @@ impl Upstream {
             let active = pool.open.min(pool.in_flight);
             stats.endpoints += 1;
             stats.endpoints_ejected += u64::from(endpoint.is_ejected());
+            stats.endpoint_breakers_open += u64::from(!endpoint.circuit().is_none_or(Circuit::is_closed));
             stats.endpoints_available += u64::from(endpoint.availability(now) == Availability::Available);
             stats.connections_active += active as u64;
             stats.connections_idle += (pool.open - active) as u64;

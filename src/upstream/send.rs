@@ -1,6 +1,6 @@
 //! One request's way through an upstream: the attempts.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 use super::{AttemptTimeout, Upstream};
 use crate::{
     Body, Error, Outcome, Sent, Side,
-    balance::{Affinity, Attempt, Pick, Tried},
-    breaker::{Circuit, watched},
+    balance::{Affinity, Attempt, EndpointSet, Pick, Tried},
+    breaker::{Refused, watched},
     classify::Class,
     client::Pool,
     exchange::Exchange,
@@ -31,9 +31,7 @@ pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Ou
 /// Behind the upstream's circuit breaker, where it has one.
 async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
     let Some(circuit) = &upstream.0.circuit else { return attempts(upstream, place).await };
-    let call = Circuit::begin(circuit).map_err(|refused| {
-        Error::new(Outcome::BreakerOpen).with_source(format!("for {} ms more", refused.retry_after.as_millis()))
-    })?;
+    let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
     match attempts(upstream, place).await {
         Ok(response) => Ok(watched(response, Some(call), None)),
         Err(error) => {
@@ -108,7 +106,17 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         }
         last = Some(error);
     }
-    Err(last.unwrap_or_else(|| Error::new(Outcome::NoEndpoint)))
+    Err(last.unwrap_or_else(|| nobody(&endpoints)))
+}
+
+/// Why no endpoint could be picked.
+pub(super) fn nobody(endpoints: &EndpointSet<Pool>) -> Error {
+    endpoints.retry_after(Instant::now()).map_or_else(|| Error::new(Outcome::NoEndpoint), open_for)
+}
+
+/// A breaker is open for so long.
+pub(super) fn open_for(wait: Duration) -> Error {
+    Error::new(Outcome::BreakerOpen).with_retry_after(wait)
 }
 
 /// One attempt, in the time a rule allows for it.

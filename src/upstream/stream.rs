@@ -14,11 +14,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Upstream, send::settle};
+use super::{
+    Upstream,
+    send::{nobody, open_for, settle},
+};
 use crate::{
-    Error, Outcome,
+    Error,
     balance::{Attempt, Pick},
-    breaker::Circuit,
+    breaker::Refused,
     classify::Class,
     client::{Io, Pool},
     connection::ConnectionInfo,
@@ -42,12 +45,11 @@ impl Upstream {
     /// learned of an endpoint.
     ///
     /// # Errors
-    /// When no connection could be made, as of the last endpoint that was tried; `NoEndpoint` when there was none.
+    /// When no connection could be made, as of the last endpoint that was tried; `NoEndpoint` when there was none,
+    /// `BreakerOpen` when a circuit breaker keeps it from all there are.
     pub async fn connect_stream(&self, client: &ConnectionInfo) -> Result<UpstreamStream, Error> {
         let Some(circuit) = &self.0.circuit else { return self.connect_to_any(client).await };
-        let call = Circuit::begin(circuit).map_err(|refused| {
-            Error::new(Outcome::BreakerOpen).with_source(format!("for {} ms more", refused.retry_after.as_millis()))
-        })?;
+        let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
         let connected = self.connect_to_any(client).await;
         call.settle(match &connected {
             Ok(_) => Class::Success,
@@ -83,7 +85,7 @@ impl Upstream {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Error::new(Outcome::NoEndpoint)))
+        Err(last.unwrap_or_else(|| nobody(&endpoints)))
     }
 }
 

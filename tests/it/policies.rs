@@ -188,6 +188,39 @@ async fn a_quota_is_exact_over_many_connections() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_fails_is_asked_no_more_and_where_all_do_it_is_told_when_to_come_again() {
+    let breaker = "balancer: round_robin\nendpoint_circuit_breaker: {consecutive_failures: 3, open: 1m}";
+    let broken = Raw::answers("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n").await;
+    let echo = Echo::start("sound").await;
+    let ingress = Ingress::start(&world("", breaker, &[broken.addr, echo.addr])).await;
+    let mut failed = 0;
+    for _ in 0..30 {
+        failed += u32::from(get(ingress.http, "a", "/").await.status == 500);
+    }
+    assert_eq!((failed, broken.requests().len(), echo.seen()), (3, 3, 27));
+    let metrics = get(ingress.admin, "admin", "/metrics").await.text();
+    for line in ["endpoint_breakers_open{upstream=\"up\"} 1", "endpoint_breakers_opened_total{upstream=\"up\"} 1"] {
+        assert!(metrics.contains(&format!("portcullis_upstream_{line}\n")), "{line} in {metrics}");
+    }
+
+    // The other's too: panic does not set them aside.
+    for _ in 0..3 {
+        assert_eq!(get(ingress.http, "a", "/status/500").await.status, 500);
+    }
+    let refused = get(ingress.http, "a", "/").await;
+    assert_eq!(refused.status, 503, "{}", refused.head);
+    assert!(refused.value("proxy-status").is_some_and(|status| status.contains("breaker_open")), "{}", refused.head);
+    let wait: u64 = refused.value("retry-after").unwrap().parse().unwrap();
+    assert!((59..=90).contains(&wait), "{wait}");
+    let grpc = "POST /a.B/C HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
+    let refused = send(ingress.http, grpc).await;
+    assert_eq!((refused.status, refused.value("grpc-status")), (200, Some("14")), "{}", refused.head);
+    let wait: u64 = refused.value("grpc-retry-pushback-ms").unwrap().parse().unwrap();
+    assert!((59_000..=90_000).contains(&wait), "{wait}");
+    assert_eq!((broken.requests().len(), echo.seen()), (3, 30), "nobody was asked");
+}
+
+#[tokio::test]
 async fn no_more_requests_are_with_an_upstream_than_it_is_allowed() {
     let echo = Echo::start("a").await;
     let upstream = "concurrency: {limit: 2, queue: 1, max_wait: 1m}";

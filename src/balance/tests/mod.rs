@@ -1,5 +1,6 @@
 //! Sets, their balancers and attempts, in virtual time.
 
+mod breakers;
 mod traffic;
 
 use std::{net::SocketAddr, time::Duration};

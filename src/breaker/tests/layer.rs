@@ -248,3 +248,15 @@ async fn many_callers_at_once_get_one_probe_through() {
     let waiting = all.iter_mut().filter_map(|one| one.poll().is_pending().then_some(())).count();
     assert_eq!((waiting, backend.asked()), (1, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_says_nothing_is_no_opening() {
+    let circuit = circuit(1);
+    circuit.begin().unwrap().settle(Class::ServerError);
+    advance(Duration::from_secs(2)).await;
+    drop(circuit.begin().unwrap());
+    drop(circuit.begin().unwrap());
+    assert_eq!((circuit.state(), circuit.stats().opened), (State::Open, 1));
+    circuit.begin().unwrap().settle(Class::ServerError);
+    assert_eq!(circuit.stats().opened, 2);
+}

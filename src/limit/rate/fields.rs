@@ -1,14 +1,12 @@
 //! What responses say of a limit.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Duration;
 
 use super::{Decision, Quota};
-use crate::respond::Dialect;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// The value of `RateLimit-Policy`: what may come at once, and the seconds in which it is earned again.
 pub(super) fn policy(quota: Quota) -> HeaderValue {
@@ -23,17 +21,6 @@ pub(super) fn tell(headers: &mut HeaderMap, policy: &HeaderValue, decision: &Dec
     headers.append(RATE_LIMIT_POLICY, policy.clone());
     let left = format!("\"default\";r={};t={}", decision.remaining(), seconds(decision.reset()));
     headers.append(RATE_LIMIT, value(&left));
-}
-
-/// Says when to come again: to HTTP in whole seconds (RFC 9110 section 10.2.3), to gRPC in milliseconds (gRFC A6).
-pub(super) fn retry_after(headers: &mut HeaderMap, dialect: Dialect, wait: Duration) {
-    if dialect == Dialect::Http {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
-    } else {
-        let millis = wait.as_nanos().div_ceil(1_000_000);
-        // The value is a signed number of 32 bits.
-        headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(i32::try_from(millis).unwrap_or(i32::MAX)));
-    }
 }
 
 /// Rounded up: nobody who waits so long comes too early.

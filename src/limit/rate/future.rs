@@ -13,7 +13,7 @@ use pin_project::pin_project;
 use super::{Decision, fields};
 use crate::{
     Body, BoxError, Outcome,
-    respond::{Dialect, refusal},
+    respond::{Dialect, refusal_for_now},
 };
 
 /// The future of [`Rate`](super::Rate).
@@ -54,10 +54,8 @@ where
         let mut response = match this.state.project() {
             Project::Called(future) => ready!(future.poll(cx))?.map(Body::new),
             Project::Refused(dialect) => {
-                let mut response = refusal(Outcome::RateLimited, *dialect);
                 let wait = this.decision.retry_after().unwrap_or_default();
-                fields::retry_after(response.headers_mut(), *dialect, wait);
-                response
+                refusal_for_now(Outcome::RateLimited, *dialect, wait)
             }
         };
         if let Some(policy) = this.policy {

@@ -137,6 +137,10 @@ fn encode_upstreams(upstreams: &[UpstreamStats], encoder: &mut DescriptorEncoder
     if !breakers.is_empty() {
         encode_breakers(&breakers, encoder)?;
     }
+    let each: Vec<_> = upstreams.iter().filter(|stats| stats.endpoint_breakers).collect();
+    if !each.is_empty() {
+        encode_endpoint_breakers(&each, encoder)?;
+    }
     let mut family =
         encoder.encode_descriptor("portcullis_upstream_connections", "Connections open", None, MetricType::Gauge)?;
     for stats in upstreams {
@@ -169,6 +173,24 @@ fn encode_breakers(breakers: &[(&str, &breaker::Stats)], encoder: &mut Descripto
         for (upstream, stats) in breakers {
             ConstCounter::new(value(stats)).encode(family.encode_family(&[("upstream", *upstream)])?)?;
         }
+    }
+    Ok(())
+}
+
+fn encode_endpoint_breakers(upstreams: &[&UpstreamStats], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let (name, help) =
+        ("portcullis_upstream_endpoint_breakers_open", "Endpoints whose own circuit breaker is not closed");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for stats in upstreams {
+        let labels = [("upstream", &*stats.upstream)];
+        ConstGauge::new(stats.endpoint_breakers_open).encode(family.encode_family(&labels)?)?;
+    }
+    let (name, help) =
+        ("portcullis_upstream_endpoint_breakers_opened", "Times an endpoint's own circuit breaker opened");
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for stats in upstreams {
+        let labels = [("upstream", &*stats.upstream)];
+        ConstCounter::new(stats.endpoint_breakers_opened).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -232,6 +254,9 @@ impl Collected {
             sum.endpoints_ejected += stats.endpoints_ejected;
             sum.ejections += stats.ejections;
             sum.breaker = both(sum.breaker, stats.breaker);
+            sum.endpoint_breakers |= stats.endpoint_breakers;
+            sum.endpoint_breakers_open += stats.endpoint_breakers_open;
+            sum.endpoint_breakers_opened += stats.endpoint_breakers_opened;
             sum.connections_active += stats.connections_active;
             sum.connections_idle += stats.connections_idle;
             sum.pending_requests += stats.pending_requests;

@@ -23,6 +23,8 @@
 //! | `portcullis_upstream_breaker` | gauge | | `upstream`, `state` (`closed`, `half_open`, `open`) | 1 for the state its circuit breaker is in, else 0 |
 //! | `portcullis_upstream_breaker_opened_total` | counter | | `upstream` | times its circuit breaker opened, probes that failed included |
 //! | `portcullis_upstream_breaker_refused_total` | counter | | `upstream` | requests that its circuit breaker refused |
+//! | `portcullis_upstream_endpoint_breakers_open` | gauge | | `upstream` | endpoints whose own circuit breaker is open, or half open |
+//! | `portcullis_upstream_endpoint_breakers_opened_total` | counter | | `upstream` | times an endpoint's own circuit breaker opened, probes that failed included |
 //! | `portcullis_upstream_connections` | gauge | | `upstream`, `state` (`active`, `idle`) | connections open |
 //! | `portcullis_upstream_pending_requests` | gauge | | `upstream` | requests waiting for a connection |
 //! | `portcullis_rollout_share_ratio` | gauge | ratio | `route`, `rule`, `canary` | the canary's share of requests, from 0 to 1 |
@@ -136,6 +138,12 @@ pub struct UpstreamStats {
     pub ejections: u64,
     /// Its circuit breaker's figures, if it has one.
     pub breaker: Option<breaker::Stats>,
+    /// Whether its endpoints have circuit breakers of their own.
+    pub endpoint_breakers: bool,
+    /// How many of those are not closed, those that let a probe through included.
+    pub endpoint_breakers_open: u64,
+    /// How often one of them opened, probes that failed included; those of endpoints that have left too.
+    pub endpoint_breakers_opened: u64,
     /// Connections that carry at least one request.
     pub connections_active: u64,
     /// Connections that carry none.

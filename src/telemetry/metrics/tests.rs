@@ -58,10 +58,16 @@ fn the_exposition_is_as_documented() {
         let stats = UpstreamStats { upstream: "cart".into(), endpoints: 3, ..UpstreamStats::default() };
         let breaker = breaker::Stats { state: breaker::State::HalfOpen, opened: 2, refused: 5 };
         let stats = UpstreamStats { ejections: 3, breaker: Some(breaker), ..stats };
+        let stats = UpstreamStats { endpoint_breakers: true, endpoint_breakers_opened: 4, ..stats };
         vec![UpstreamStats { endpoints_available: 2, connections_idle: 7, pending_requests: 1, ..stats }]
     });
     metrics.upstreams(|| {
-        vec![UpstreamStats { upstream: "cart".into(), connections_active: 4, ..UpstreamStats::default() }]
+        vec![UpstreamStats {
+            upstream: "cart".into(),
+            endpoint_breakers_open: 1,
+            connections_active: 4,
+            ..UpstreamStats::default()
+        }]
     });
     metrics.rollouts(|| vec![rollout("default/shop", 1, Phase::RolledBack(Reason::Errors), 0)]);
     metrics.rollouts(|| {
