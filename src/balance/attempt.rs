@@ -14,6 +14,7 @@ use crate::{
     breaker::Ticket,
     classify::Class,
     outlier,
+    timeout::Patience,
 };
 
 /// One request on its way to one endpoint, from the pick to the end of the response's body.
@@ -28,7 +29,8 @@ use crate::{
 /// 5. As a body's [`Observer`] it settles itself: complete is a success unless a failure was
 ///    [noted](Self::note), failed is a failure unless the error is the client's doing, dropped is a cancellation.
 /// 6. After an ejection, the one request that decides whether the endpoint returns does so by how its response ends.
-/// 7. The endpoint's circuit breaker, where it has one, is told once too: of a failure as soon as the head tells of it, of
+/// 7. One that is dropped as a limit of [`timeout`](crate::timeout) ends, before there was a head, is a failure.
+/// 8. The endpoint's circuit breaker, where it has one, is told once too: of a failure as soon as the head tells of it, of
 ///    the rest at the end.
 pub struct Attempt<E> {
     /// `None` once it is settled.
@@ -37,6 +39,8 @@ pub struct Attempt<E> {
     ticket: Option<Ticket>,
     endpoint: Arc<Endpoint<E>>,
     began: Instant,
+    /// How long there is for the response's head, as long as it is waited for.
+    patience: Option<Patience>,
     terms: Terms,
     /// Microseconds, where the clock was stopped.
     measured: Option<f32>,
@@ -101,13 +105,19 @@ impl<E> Attempt<E> {
             endpoint.shared.in_flight.fetch_add(1, Relaxed);
         }
         let Pass { trial, ticket, .. } = pass;
-        Self { trial: Some(trial), ticket, endpoint, began, terms, measured: None, class: Class::Success }
+        let (measured, class) = (None, Class::Success);
+        Self { trial: Some(trial), ticket, endpoint, began, patience: None, terms, measured, class }
     }
 
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint<E>> {
         &self.endpoint
+    }
+
+    /// How long a limit lets the response's head be waited for.
+    pub(crate) fn within(&mut self, patience: Option<Patience>) {
+        self.patience = patience;
     }
 
     /// The endpoint is there: a connection was made, or it sent something. Ends a probe well, so that others need not
@@ -131,6 +141,7 @@ impl<E> Attempt<E> {
 
     /// What the response's head says. A failure stands, however the body ends.
     pub fn note(&mut self, class: Class) {
+        self.patience = None;
         self.class = class;
         if class != Class::Success {
             return self.tell_breaker(class, Instant::now());
@@ -175,7 +186,9 @@ impl<E> Attempt<E> {
     }
 
     /// Nothing is known of the endpoint: the client went away, or a limit of ours was reached.
-    pub fn cancel(self) {}
+    pub fn cancel(mut self) {
+        self.settle(Verdict::Cancelled, Instant::now());
+    }
 
     fn settle(&mut self, verdict: Verdict, now: Instant) {
         if self.trial.is_none() {
@@ -254,7 +267,9 @@ impl<E: Send + Sync + 'static> Observer for Attempt<E> {
 impl<E> Drop for Attempt<E> {
     fn drop(&mut self) {
         if self.trial.is_some() {
-            self.settle(Verdict::Cancelled, Instant::now());
+            let now = Instant::now();
+            let late = self.patience.is_some_and(|patience| patience.ended_with(self.began, now));
+            self.settle(if late { Verdict::Failure } else { Verdict::Cancelled }, now);
         }
     }
 }

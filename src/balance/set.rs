@@ -227,6 +227,13 @@ impl<E> EndpointSet<E> {
         self.shared.opened.load(Relaxed)
     }
 
+    /// Has outlier detection, where it is on, look at the endpoints now: those that left count no longer.
+    pub(crate) fn wake_detector(&self) {
+        if let Some(alarm) = self.shared.alarm.get() {
+            alarm.ring();
+        }
+    }
+
     fn choosing<'a, 'b>(&'a self, pick: &'a mut Pick<'b>) -> Choosing<'a, 'b, E> {
         let usable = self.usable();
         let (now, millis) = (pick.now, self.shared.millis(pick.now));

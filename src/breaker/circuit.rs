@@ -20,6 +20,7 @@ use crate::{
     body::{End, Observer},
     classify::Class,
     config::CircuitBreaker,
+    timeout::Patience,
 };
 
 /// A circuit breaker. Clones share its state.
@@ -71,7 +72,7 @@ pub(crate) struct Change {
 }
 
 /// One request that was let through, to be settled once. Dropping it says nothing of who was asked, unless a failure was
-/// noted before, or the thread is panicking.
+/// noted before, a limit of [`timeout`](crate::timeout) ends just then, or the thread is panicking.
 ///
 /// As a body's [`Observer`] it settles itself.
 pub struct Call {
@@ -79,6 +80,8 @@ pub struct Call {
     /// `None` once it is settled.
     ticket: Option<Ticket>,
     began: Instant,
+    /// How long there is for the response's head, as long as it is waited for.
+    patience: Option<Patience>,
     class: Class,
 }
 
@@ -111,7 +114,7 @@ impl Circuit {
         let ticket = admitted.inspect_err(|_| {
             self.0.refused.fetch_add(1, Relaxed);
         })?;
-        Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, class: Class::Success })
+        Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, patience: None, class: Class::Success })
     }
 
     /// What it does with requests.
@@ -186,8 +189,16 @@ impl Circuit {
 }
 
 impl Call {
+    /// How long a limit lets the response's head be waited for.
+    #[must_use]
+    pub(crate) fn within(mut self, patience: Option<Patience>) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// What the head says. A failure stands, whatever becomes of the body.
     pub fn note(&mut self, class: Class) {
+        self.patience = None;
         self.class = class;
         if let Some(ticket) = &self.ticket
             && class == Class::Success
@@ -222,8 +233,12 @@ impl Observer for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            let panicked = std::thread::panicking();
-            self.end_as(if panicked { Class::ServerError } else { self.class.at_end(&End::Dropped) });
+            let late = self.patience.is_some_and(|patience| patience.ended_with(self.began, Instant::now()));
+            self.end_as(match std::thread::panicking() {
+                true => Class::ServerError,
+                false if late => Class::GatewayError,
+                false => self.class.at_end(&End::Dropped),
+            });
         }
     }
 }

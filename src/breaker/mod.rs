@@ -17,7 +17,7 @@
 //!    success is one only at the end of the response's body, trailers included. 429 and `RESOURCE_EXHAUSTED` count toward the
 //!    rate, neither toward failures in a row nor against them, and fail a probe (as in Linkerd 2.20).
 //! 6. A request that the client gave up counts for nothing, unless its response's head had told of a failure. A timeout
-//!    counts: put layers that limit time inside of this one. A panic counts.
+//!    counts, also one of a [layer](crate::timeout) outside of this one; what else limits time belongs inside. A panic counts.
 //! 7. What was begun before a change of state says nothing of the state after it.
 //!
 //! Closed costs one atomic load at the beginning of a request, and one short lock at its end.

@@ -14,6 +14,7 @@ use crate::{
     Body, BoxError, Outcome,
     exchange::Exchange,
     respond::{Dialect, refusal_for_now},
+    timeout::Patience,
 };
 
 /// The service of [`BreakerLayer`](super::BreakerLayer).
@@ -52,7 +53,10 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         match self.circuit.begin() {
-            Ok(call) => ResponseFuture::called(self.inner.call(request), call, self.classify.clone()),
+            Ok(call) => {
+                let call = call.within(Patience::of(request.extensions()));
+                ResponseFuture::called(self.inner.call(request), call, self.classify.clone())
+            }
             Err(refused) => {
                 if let Some(exchange) = Exchange::of(request.extensions()) {
                     let detail = || format!("the circuit breaker `{}` is open", self.circuit.name());

@@ -207,6 +207,7 @@ impl Pool {
     /// * `NotImplemented`: the method is `CONNECT`; `BadRequest`: the authority is not one, or `Content-Length` is not
     ///   the body's length;
     /// * `PoolExhausted`: the connections and the queue are full;
+    /// * `DeadlineExceeded`: its [deadline](crate::timeout) passed while it waited for a connection;
     /// * `NoEndpoint`: the pool is closed;
     /// * `ConnectFailed`, `ConnectTimeout`, `CertificateRefused`, `TlsFailed`: no connection could be made;
     /// * `UpstreamReset`: a new connection was closed before the request was written.

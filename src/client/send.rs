@@ -26,7 +26,7 @@ use super::{
     shared::Shared,
     watch::Watch,
 };
-use crate::{Body, BoxError, Error, Outcome, Sent};
+use crate::{Body, BoxError, Error, Outcome, Sent, timeout::tell_what_is_left_now};
 
 /// To how many HTTP/2 connections that end before it is written a request is given. More than one may say goodbye just
 /// now; all of them do when the peer wants no requests.
@@ -114,9 +114,10 @@ async fn exchange(
     Ok(response.map(|incoming| Download::body(incoming, lease)))
 }
 
-/// Gives the request the form that its connection asks for, and tells whether it asks for an upgrade.
+/// Gives the request the form that its connection asks for and what is left of its time, and tells whether it asks for an upgrade.
 fn prepare(lease: &mut Lease, place: &mut Option<Request<Body>>, shared: &Shared) -> Result<bool, Error> {
     let request = place.as_mut().ok_or_else(|| Error::new(Outcome::Internal))?;
+    tell_what_is_left_now(request)?;
     let upgrade = request.headers().contains_key(UPGRADE);
     match lease.conn() {
         Some(Conn::Two(_)) => for_http2(request, shared),

@@ -73,11 +73,12 @@ pub struct Upstream {
     /// How endpoints are asked whether they are well. Default none.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub health_check: Option<HealthCheck>,
-    /// How many of its requests may be sent once more, over all rules that lead here. Default: see [`RetryBudget`]. This
-    /// and what follows is the gateway's: an [`Upstream`](crate::upstream::Upstream) by itself does not look at it.
+    /// How many of its requests may be sent once more though they may have been processed: by itself, and by all rules that
+    /// lead here. Default: see [`RetryBudget`].
     #[cfg_attr(feature = "yaml", serde(default))]
     pub retry_budget: RetryBudget,
-    /// When a request that has had no answer is sent a second time. Default never.
+    /// When a request that has had no answer is sent a second time. Default never. This and what follows is the gateway's: an
+    /// [`Upstream`](crate::upstream::Upstream) by itself does not look at it.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub hedge: Option<Hedge>,
     /// How many requests it gets at once. Default any number that its [`pool`](Self::pool) allows.

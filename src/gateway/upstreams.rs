@@ -43,10 +43,12 @@ impl Upstreams {
         self.0.values().filter_map(|standing| standing.serving.as_ref())
     }
 
-    /// Moves those that were kept to the endpoints that the snapshot has for them.
+    /// Moves those that were kept to the endpoints, and the budgets, that the snapshot has for them.
     pub(super) fn take_over(&self) {
-        for serving in self.serving().filter(|serving| serving.moved) {
-            if let Endpoints::Static(endpoints) = &serving.config.endpoints {
+        for standing in self.0.values() {
+            let Some(serving) = &standing.serving else { continue };
+            serving.upstream.set_budget(standing.policies.budget().clone());
+            if let (true, Endpoints::Static(endpoints)) = (serving.moved, &serving.config.endpoints) {
                 serving.upstream.set_endpoints(endpoints);
             }
         }
@@ -83,6 +85,9 @@ impl Standing {
         };
         let policies = before.map(|before| &*before.policies);
         let policies = Arc::new(Shared::new(config, || innermost, policies, stays)?);
+        if let (Some(new), false) = (&serving, stays) {
+            new.upstream.set_budget(policies.budget().clone());
+        }
         Ok(Self { serving, policies })
     }
 

@@ -80,7 +80,7 @@ impl Alarm {
         self.bell.notified().await;
     }
 
-    fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.bell.notify_one();
     }
 }

@@ -12,6 +12,8 @@ use std::{
 use http::Extensions;
 use tokio::time::Instant;
 
+use crate::config;
+
 /// Into how many slots a window is divided.
 const SLOTS: u64 = 10;
 
@@ -80,6 +82,12 @@ impl Budget {
         }))
     }
 
+    /// What a configuration allows.
+    #[must_use]
+    pub fn of(config: &config::RetryBudget) -> Self {
+        Self::new(config.percent, config.per_second, config.window)
+    }
+
     /// A request goes out for the first time.
     pub fn deposit(&self, now: Instant) {
         let number = self.number(now);
@@ -125,11 +133,15 @@ impl Budget {
     /// [`deposit`](Self::deposit), unless a layer outside has counted this very request: layers that share a budget may
     /// be stacked.
     pub(crate) fn count(&self, extensions: &mut Extensions, now: Instant) {
-        let counted = extensions.get::<Counted>().is_some_and(|Counted(by)| Arc::ptr_eq(&by.0, &self.0));
-        if !counted {
+        if !self.has_counted(extensions) {
             self.deposit(now);
             extensions.insert(Counted(self.clone()));
         }
+    }
+
+    /// Whether it has counted this request.
+    pub(crate) fn has_counted(&self, extensions: &Extensions) -> bool {
+        extensions.get::<Counted>().is_some_and(|Counted(by)| Arc::ptr_eq(&by.0, &self.0))
     }
 
     fn allowance(&self, number: u64) -> u64 {

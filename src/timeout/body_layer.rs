@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Deadline, ResponseFuture,
+    Deadline, Patience, ResponseFuture,
     body::{Limits, Upload},
 };
 use crate::{Body, BoxError, respond::Dialect};
@@ -109,6 +109,9 @@ where
             request.body_mut().observe(Box::new(upload.clone()));
         }
         let until = self.settings.max_duration.map(|limit| Deadline::after(now, limit).instant());
+        if let Some(until) = until {
+            Patience::note(request.extensions_mut(), now, until);
+        }
         let limits = Limits { until, idle: self.settings.idle, upload, scope: None };
         ResponseFuture::new(self.inner.call(request), dialect, until).limited(limits)
     }

@@ -2,8 +2,10 @@
 
 use std::{cmp::min, fmt::Write, time::Duration};
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, request::Parts};
 use tokio::time::Instant;
+
+use crate::{Error, Outcome};
 
 /// gRPC's header field for the time that is left.
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -106,6 +108,58 @@ impl Deadline {
     }
 }
 
+/// In a request's extensions: how long a limit of ours lets the response's head be waited for.
+///
+/// Where it ends while an endpoint is still being waited for, that was too slow. Where a client has gone away, or its own
+/// deadline has passed, nothing is known of the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    began: Instant,
+    ends: Instant,
+}
+
+impl Patience {
+    /// Notes a limit, if none ends earlier.
+    pub(crate) fn note(extensions: &mut Extensions, began: Instant, ends: Instant) {
+        if Self::of(extensions).is_none_or(|known| ends < known.ends) {
+            extensions.insert(Self { began, ends });
+        }
+    }
+
+    /// That of a request.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+
+    /// Whether it ended with who was asked at `asked`, who had at least half of it: what a request has waited before is not
+    /// of their doing.
+    pub(crate) fn ended_with(self, asked: Instant, now: Instant) -> bool {
+        let had = now.saturating_duration_since(asked);
+        now >= self.ends && had >= self.ends.saturating_duration_since(self.began) / 2
+    }
+}
+
+/// What a request says and knows of its time: what one that is made again must have too.
+#[derive(Debug, Clone)]
+pub(crate) struct Told(Option<Deadline>, Option<ToldIn>);
+
+impl Told {
+    /// Of a request.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        Self(Deadline::of(extensions), extensions.get().cloned())
+    }
+
+    /// Of another one too.
+    pub(crate) fn give(&self, extensions: &mut Extensions) {
+        if let Some(deadline) = self.0 {
+            extensions.insert(deadline);
+        }
+        if let Some(told) = &self.1 {
+            extensions.insert(told.clone());
+        }
+    }
+}
+
 /// The time left that `grpc-timeout` tells. `None` where the field is absent or not of its grammar, which gRPC servers
 /// take for no limit.
 #[must_use]
@@ -171,13 +225,34 @@ pub(super) fn is_limited(left: Duration) -> bool {
 
 /// Renews what a request says of its time, when it is sent some time after that was written.
 pub(crate) fn tell_what_is_left(parts: &mut Parts, now: Instant) {
-    let Some(deadline) = Deadline::in_force(&parts.extensions) else { return };
-    let left = deadline.left(now);
-    if let Some(told) = grpc_timeout(&parts.headers) {
-        parts.headers.insert(GRPC_TIMEOUT, format_grpc_timeout(told.min(left)));
+    if let Some(deadline) = Deadline::in_force(&parts.extensions) {
+        renew(&mut parts.headers, &parts.extensions, deadline.left(now));
     }
-    if let Some(ToldIn(name)) = parts.extensions.get() {
-        parts.headers.insert(name, format_millis(left));
+}
+
+/// The same where a request is written to its connection, which may have taken a while.
+///
+/// # Errors
+/// When there is nothing left: it is not sent then.
+pub(crate) fn tell_what_is_left_now<B>(request: &mut Request<B>) -> Result<(), Error> {
+    let Some(deadline) = Deadline::in_force(request.extensions()) else { return Ok(()) };
+    let now = Instant::now();
+    if deadline.has_passed(now) {
+        return Err(Error::new(Outcome::DeadlineExceeded));
+    }
+    // Not both at once through the request.
+    let mut headers = std::mem::take(request.headers_mut());
+    renew(&mut headers, request.extensions(), deadline.left(now));
+    *request.headers_mut() = headers;
+    Ok(())
+}
+
+fn renew(headers: &mut HeaderMap, extensions: &Extensions, left: Duration) {
+    if let Some(told) = grpc_timeout(headers) {
+        headers.insert(GRPC_TIMEOUT, format_grpc_timeout(told.min(left)));
+    }
+    if let Some(ToldIn(name)) = extensions.get() {
+        headers.insert(name, format_millis(left));
     }
 }
 

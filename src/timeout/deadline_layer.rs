@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::{
     Deadline, ResponseFuture,
     body::Limits,
-    deadline::{GRPC_TIMEOUT, ToldIn, format_grpc_timeout, format_millis, grpc_timeout, is_limited},
+    deadline::{GRPC_TIMEOUT, Patience, ToldIn, format_grpc_timeout, format_millis, grpc_timeout, is_limited},
 };
 use crate::{Body, BoxError, Outcome, exchange::Exchange, respond::Dialect};
 
@@ -84,7 +84,7 @@ impl DeadlineLayer {
 }
 
 impl Settings {
-    fn deadline(&self, headers: &HeaderMap, extensions: &Extensions, now: Instant) -> Deadline {
+    fn deadline(&self, headers: &HeaderMap, extensions: &mut Extensions, now: Instant) -> Deadline {
         let (began, told) = match self.end {
             End::Server => {
                 let began = Exchange::of(extensions).map_or(now, Exchange::began);
@@ -94,6 +94,9 @@ impl Settings {
             // What a caller allows by itself, as with tonic's `Request::set_timeout`.
             End::Client => (now, grpc_timeout(headers)),
         };
+        if is_limited(self.limit) {
+            Patience::note(extensions, began, Deadline::after(began, self.limit).instant());
+        }
         let limit = told.map_or(self.limit, |told| told.min(self.limit));
         let own = Deadline::after(began, limit);
         // A request that comes in is not a call of whatever its task may be serving.
@@ -145,7 +148,9 @@ where
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let now = Instant::now();
         let dialect = Dialect::of(request.headers());
-        let deadline = self.settings.deadline(request.headers(), request.extensions(), now);
+        let mut extensions = std::mem::take(request.extensions_mut());
+        let deadline = self.settings.deadline(request.headers(), &mut extensions, now);
+        *request.extensions_mut() = extensions;
         if deadline.has_passed(now) {
             return ResponseFuture::refused(Outcome::DeadlineExceeded, dialect);
         }

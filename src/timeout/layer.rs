@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Deadline, ResponseFuture};
+use super::{Deadline, Patience, ResponseFuture};
 use crate::{Body, BoxError, respond::Dialect};
 
 /// Limits the time from a call to its response's head, all attempts inside included; see the [module](super).
@@ -73,9 +73,11 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let dialect = Dialect::of(request.headers());
-        let until = Deadline::after(Instant::now(), self.limit).instant();
+        let now = Instant::now();
+        let until = Deadline::after(now, self.limit).instant();
+        Patience::note(request.extensions_mut(), now, until);
         ResponseFuture::new(self.inner.call(request), dialect, Some(until))
     }
 }

@@ -14,6 +14,10 @@
 //! 4. A pause counts only while the reader waits: a slow client is not the server's pause. A request's body that moves
 //!    ends a pause too, so that a long upload is not cut for the silence of its answer.
 //!
+//! 5. An endpoint that is still waited for when a limit of these layers ends was too slow: its
+//!    [breaker](crate::breaker), [outlier detection](crate::outlier) and balancer take it for a gateway error, if it had at
+//!    least half of the time. A deadline that the client names, and a client that goes away, say nothing of it.
+//!
 //! # Deadlines
 //! A [`Deadline`] is a point in time after which nobody waits for the answer. It is the least of what the layer allows, what the
 //! request's `grpc-timeout` (or another header field) says, and what was in force already.
@@ -24,7 +28,8 @@
 //! - [`DeadlineLayer::client`] takes the deadline of the task it is called in, or the request's own `grpc-timeout` where that
 //!   is less, and tells the server what is left of it:
 //!   `grpc-timeout` on gRPC calls.
-//! - Both tell it in a header field of your choice, on all calls. Whoever sends the request once more renews what it says.
+//! - Both tell it in a header field of your choice, on all calls. What it says is renewed when the request is sent
+//!   once more, and when it is written to a connection after it had to wait for one.
 //! - Work whose deadline has passed is not started: it is answered with
 //!   [`Outcome::DeadlineExceeded`](crate::Outcome::DeadlineExceeded) at once.
 //!
@@ -77,7 +82,7 @@ mod layer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::deadline::{GRPC_TIMEOUT, tell_what_is_left};
+pub(crate) use self::deadline::{GRPC_TIMEOUT, Patience, Told, tell_what_is_left, tell_what_is_left_now};
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
     deadline::{Deadline, format_grpc_timeout, grpc_timeout},

@@ -7,7 +7,8 @@
 //! 3. If no connection could be made, or nothing of the request was sent, the same request is offered to another
 //!    endpoint, whatever its method. If the peer refused the request (HTTP/2 `REFUSED_STREAM`), or the connection broke
 //!    before an answer came, another endpoint is tried only where that is safe: the request has no body, and in the
-//!    second case its method is safe (RFC 9110 section 9.2.1). That a connection was just being ended (`GOAWAY`) is no
+//!    second case its method is safe (RFC 9110 section 9.2.1), and the [budget](crate::config::Upstream::retry_budget) for
+//!    what may have been processed allows it, so that endpoints that fail are not asked three times as much. That a connection was just being ended (`GOAWAY`) is no
 //!    failure and no attempt: the request goes to another one, with its body where that is at hand (see [`client`](crate::client)).
 //!    What is the client's doing ends the request, and says nothing of the endpoint.
 //! 4. No request is offered to more than [`max_attempts`](crate::config::Upstream::max_attempts) endpoints.
@@ -81,6 +82,7 @@ use crate::{
     client::{Pool, Target},
     config,
     outlier::{Alarm, Detector},
+    retry::Budget,
 };
 
 /// Without TLS there is none.
@@ -97,6 +99,8 @@ struct Shared {
     dial: Dial,
     endpoints: ArcSwap<EndpointSet<Pool>>,
     circuit: Option<Circuit>,
+    /// For what is sent again that may have been processed. A gateway has the layers of its rules draw on it too.
+    budget: ArcSwap<Budget>,
     /// How often outlier detection has put an endpoint out.
     ejections: AtomicU64,
     /// Whether discovery has answered once: until then a request waits for it instead of finding nobody.
@@ -212,6 +216,7 @@ impl Upstream {
             name: config.name.as_str().into(),
             dial,
             circuit: config.circuit_breaker.clone().map(|breaker| Circuit::new(config.name.as_str(), breaker)),
+            budget: ArcSwap::from_pointee(Budget::of(&config.retry_budget)),
             ejections: AtomicU64::new(0),
             endpoints: ArcSwap::from_pointee(endpoints),
             discovered: watch::Sender::new(fixed.is_some()),
@@ -287,6 +292,19 @@ impl Upstream {
         self.0.circuit.as_ref()
     }
 
+    /// How many of its requests may be sent once more though they may have been processed: for layers around it that do so
+    /// ([`RetryLayer::budget`](crate::retry::RetryLayer::budget), [`HedgeLayer::budget`](crate::hedge::HedgeLayer::budget)),
+    /// as it draws on the same one.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        Budget::clone(&self.0.budget.load())
+    }
+
+    /// Has it draw on this one from now on.
+    pub(crate) fn set_budget(&self, budget: Budget) {
+        self.0.budget.store(Arc::new(budget));
+    }
+
     /// Its figures now, for [`Metrics::upstreams`](crate::telemetry::metrics::Metrics::upstreams).
     #[cfg(feature = "metrics")]
     #[must_use]
@@ -332,6 +350,7 @@ impl Shared {
     fn set_endpoints(&self, endpoints: &[config::Endpoint]) {
         let now = Instant::now();
         self.endpoints.rcu(|set| set.next(endpoints, now, |address| self.dial.pool(address)));
+        self.endpoints.load().wake_detector();
         self.changed.notify_one();
     }
 }

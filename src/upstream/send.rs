@@ -15,6 +15,8 @@ use crate::{
     classify::Class,
     client::Pool,
     exchange::Exchange,
+    retry::Budget,
+    timeout::{Patience, Told},
 };
 
 /// How many connections may turn out to be closing before that counts as an attempt. Each is one fewer in the pool; it is
@@ -32,6 +34,7 @@ pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Ou
 async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
     let Some(circuit) = &upstream.0.circuit else { return attempts(upstream, place).await };
     let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
+    let call = call.within(place.as_ref().and_then(|request| Patience::of(request.extensions())));
     match attempts(upstream, place).await {
         Ok(response) => Ok(watched(response, Some(call), None)),
         Err(error) => {
@@ -46,6 +49,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
     let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal)) };
     let exchange = Exchange::of(request.extensions()).cloned();
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
+    let patience = Patience::of(request.extensions());
     let hash = endpoints.balancer().hash(request);
     let spare = Spare::of(request);
     let affinity = Affinity::of(request.extensions()).cloned();
@@ -54,6 +58,10 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
     let shared = Tried::of(request.extensions()).cloned();
     let mut tried: SmallVec<[SocketAddr; 4]> = shared.as_ref().map(Tried::addresses).unwrap_or_default();
     let before = tried.len();
+    let budget = upstream.0.budget.load();
+    if !shared.as_ref().is_some_and(Tried::is_governed) && !budget.has_counted(request.extensions()) {
+        budget.deposit(Instant::now());
+    }
     let mut stale = 0;
     let mut last = None;
 
@@ -66,7 +74,8 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
             endpoints.pick_wanted(id, &mut pick)
         });
         let attempt = wanted.or_else(|| pick(&tried)).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?));
-        let Some(attempt) = attempt else { break };
+        let Some(mut attempt) = attempt else { break };
+        attempt.within(patience);
         let address = attempt.endpoint().address();
         tried.push(address);
         if let Some(shared) = &shared {
@@ -95,7 +104,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
             return Err(error);
         }
         if place.is_none() {
-            *place = spare.as_ref().and_then(|spare| spare.again(&error));
+            *place = spare.as_ref().and_then(|spare| spare.again(&error, &budget));
         }
         if place.is_none() {
             return Err(error);
@@ -180,6 +189,7 @@ struct Spare {
     uri: Uri,
     headers: HeaderMap,
     exchange: Option<Exchange>,
+    told: Told,
     /// A layer above decides whether what was sent is sent again.
     governed: bool,
     /// It also counts what is sent again since a used connection ended.
@@ -198,19 +208,21 @@ impl Spare {
             uri: request.uri().clone(),
             headers: request.headers().clone(),
             exchange: Exchange::of(request.extensions()).cloned(),
+            told: Told::of(request.extensions()),
             governed: tried.is_some_and(Tried::is_governed),
             counts_resets: tried.is_some_and(Tried::counts_resets),
         }))
     }
 
-    /// The request once more, if `error` allows that.
-    fn again(&self, error: &Error) -> Option<Request<Body>> {
+    /// The request once more, if `error` allows that, and the budget where it may have been processed.
+    fn again(&self, error: &Error, budget: &Budget) -> Option<Request<Body>> {
+        let reset = error.outcome() == Outcome::UpstreamReset && self.method.is_safe();
         let allowed = match error.sent() {
             Sent::Nothing | Sent::GoAway => true,
             Sent::Refused => !self.governed,
             // It is nobody's failure, and no attempt to be counted, unless who counts attempts wants this one too.
-            Sent::Stale => !self.counts_resets && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
-            Sent::Possibly => !self.governed && error.outcome() == Outcome::UpstreamReset && self.method.is_safe(),
+            Sent::Stale => !self.counts_resets && reset,
+            Sent::Possibly => !self.governed && reset && budget.withdraw(Instant::now()),
         };
         if !allowed {
             return None;
@@ -222,6 +234,7 @@ impl Spare {
         if let Some(exchange) = &self.exchange {
             request.extensions_mut().insert(exchange.clone());
         }
+        self.told.give(request.extensions_mut());
         Some(request)
     }
 }

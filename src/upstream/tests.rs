@@ -27,6 +27,9 @@ use crate::{
     upstream::discover::Dns,
 };
 
+mod breakers;
+mod time;
+
 /// Counts connections and requests.
 #[derive(Clone, Default)]
 struct Seen {
@@ -476,93 +479,27 @@ async fn a_new_connection_that_ends_without_an_answer_is_no_reason_to_try_again(
 }
 
 #[tokio::test]
-async fn an_open_breaker_keeps_requests_from_all_endpoints() {
-    let (broken, saw) = resetting().await;
-    let config = config::Upstream {
-        circuit_breaker: Some(config::CircuitBreaker { consecutive_failures: 3, ..Default::default() }),
-        ..upstream([broken])
-    };
-    let upstream = Upstream::new(config).unwrap();
+async fn what_may_have_been_processed_is_sent_again_within_the_budget_only() {
+    let mut seen = Vec::new();
+    let mut endpoints = Vec::new();
     for _ in 0..3 {
-        assert_eq!(ask(&upstream, Method::POST, "").await.unwrap_err().outcome(), Outcome::UpstreamReset);
+        let (address, saw) = resetting().await;
+        endpoints.push(address);
+        seen.push(saw);
     }
-    let before = saw.requests();
-    let error = ask(&upstream, Method::GET, "").await.unwrap_err();
-    assert_eq!((error.outcome(), error.sent()), (Outcome::BreakerOpen, Sent::Nothing));
-    assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(saw.requests(), before);
-    assert_eq!(upstream.circuit().unwrap().stats().refused, 1);
-
-    // What is answered is counted to the end of its body.
-    let (alive, _) = echo().await;
-    upstream.set_endpoints(&[alive.into()]);
-    let circuit = upstream.circuit().unwrap();
-    let probed = async {
-        while circuit.state() != crate::breaker::State::Closed {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let _ = ask(&upstream, Method::POST, "body").await;
+    let deliveries = || seen.iter().map(Seen::requests).sum::<usize>();
+    for (percent, expected) in [(0, 10), (50, 15)] {
+        let retry_budget = config::RetryBudget { percent, per_second: 0, window: Duration::from_secs(3600) };
+        let upstream = Upstream::new(config::Upstream { retry_budget, ..upstream(endpoints.clone()) }).unwrap();
+        let before = deliveries();
+        for _ in 0..10 {
+            let error = ask(&upstream, Method::GET, "").await.unwrap_err();
+            assert_eq!((error.outcome(), error.sent()), (Outcome::UpstreamReset, Sent::Possibly));
         }
-    };
-    timeout(Duration::from_secs(20), probed).await.unwrap();
-    assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
-}
-
-#[tokio::test]
-async fn an_endpoints_own_breaker_keeps_requests_from_it_alone() {
-    let ((broken, saw), (sound, _)) = (resetting().await, echo().await);
-    let config = config::Upstream {
-        endpoint_circuit_breaker: Some(config::CircuitBreaker {
-            consecutive_failures: 2,
-            open: Duration::from_secs(3600),
-            max_open: Duration::from_secs(3600),
-            ..Default::default()
-        }),
-        ..upstream([broken, sound])
-    };
-    let upstream = Upstream::new(config).unwrap();
-    let mut failed = 0;
-    for _ in 0..20 {
-        failed += u32::from(ask(&upstream, Method::POST, "").await.is_err());
+        assert_eq!(deliveries() - before, expected, "{percent} %");
+        // Of which nothing is left for a layer around it.
+        assert!(!upstream.budget().withdraw(Instant::now()));
     }
-    assert_eq!((failed, saw.requests()), (2, 2));
-    let stats = upstream.stats();
-    assert_eq!((stats.endpoint_breakers_open, stats.endpoint_breakers_opened), (1, 1));
-    assert_eq!((stats.endpoints_available, stats.breaker), (1, None));
-
-    upstream.set_endpoints(&[broken.into()]);
-    let error = ask(&upstream, Method::GET, "").await.unwrap_err();
-    assert_eq!((error.outcome(), error.sent()), (Outcome::BreakerOpen, Sent::Nothing));
-    assert!(error.retry_after().is_some_and(|wait| wait > Duration::from_secs(3000)));
-    let error = upstream.connect_stream(&peer()).await.unwrap_err();
-    assert_eq!((error.outcome(), saw.requests()), (Outcome::BreakerOpen, 2));
-}
-
-#[tokio::test]
-async fn an_endpoints_breaker_closes_by_a_live_probe_and_streams_end_none() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let breaker = config::CircuitBreaker { consecutive_failures: 1, ..Default::default() };
-    let config = config::Upstream { endpoint_circuit_breaker: Some(breaker), ..upstream([address]) };
-    let upstream = Upstream::new(config).unwrap();
-    assert_eq!(upstream.connect_stream(&peer()).await.unwrap_err().outcome(), Outcome::ConnectFailed);
-    assert_eq!(upstream.connect_stream(&peer()).await.unwrap_err().outcome(), Outcome::BreakerOpen);
-
-    let _listener = TcpListener::bind(address).await.unwrap();
-    let connected = async {
-        loop {
-            match upstream.connect_stream(&peer()).await {
-                Ok(stream) => break stream,
-                Err(error) => tokio::time::sleep(error.retry_after().unwrap()).await,
-            }
-        }
-    };
-    let stream = timeout(Duration::from_secs(20), connected).await.unwrap();
-    // The stream is still open, and no longer a probe.
-    let endpoints = upstream.endpoints();
-    let circuit = endpoints.iter().next().unwrap().0.circuit().unwrap();
-    assert_eq!(circuit.state(), crate::breaker::State::Closed);
-    drop(stream);
 }
 
 fn peer() -> ConnectionInfo {

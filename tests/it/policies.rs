@@ -221,6 +221,17 @@ async fn an_endpoint_that_fails_is_asked_no_more_and_where_all_do_it_is_told_whe
 }
 
 #[tokio::test]
+async fn an_endpoint_that_lets_a_rules_time_run_out_has_failed() {
+    let silent = Raw::start(|mut peer| async move { peer.drain().await }).await;
+    let breaker = "endpoint_circuit_breaker: {consecutive_failures: 2, open: 1m}";
+    let ingress = Ingress::start(&world("timeouts: {request: 100ms}", breaker, &[silent.addr])).await;
+    for status in [504, 504, 503, 503] {
+        let response = get(ingress.http, "a", "/").await;
+        assert_eq!(response.status, status, "{}", response.head);
+    }
+}
+
+#[tokio::test]
 async fn no_more_requests_are_with_an_upstream_than_it_is_allowed() {
     let echo = Echo::start("a").await;
     let upstream = "concurrency: {limit: 2, queue: 1, max_wait: 1m}";

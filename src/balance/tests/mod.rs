@@ -14,6 +14,7 @@ use crate::{
     classify::Class,
     config::{self, HashKey},
     outlier,
+    timeout::Patience,
 };
 
 fn address(n: usize) -> SocketAddr {
@@ -331,6 +332,32 @@ fn concurrent_picks_and_settlements_lose_nothing() {
         }
         let usable = set.iter().filter(|(endpoint, weight)| *weight > 0 && endpoint.is_usable()).count();
         assert_eq!(set.is_panicking(), usable < 2, "{balancer:?}: the count of usable endpoints is stale");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_dropped_as_a_limit_ends_has_failed_if_it_had_half_of_the_time() {
+    // When it began, when it was dropped, and whether there was a head.
+    for (asked, ended, head, failed) in
+        [(0, 10, false, true), (5, 10, false, true), (6, 10, false, false), (0, 9, false, false), (0, 10, true, false)]
+    {
+        let began = Instant::now();
+        let mut extensions = http::Extensions::new();
+        for limit in [60, 10, 30] {
+            Patience::note(&mut extensions, began, began + Duration::from_secs(limit));
+        }
+        let set = set(&config::Balancer::RoundRobin, &[1], began);
+        let mut attempt = set.pick(&mut Pick::new(began + Duration::from_secs(asked), &mut rng())).unwrap();
+        attempt.within(Patience::of(&extensions));
+        if head {
+            attempt.note(Class::Success);
+        }
+        tokio::time::advance(Duration::from_secs(ended)).await;
+        drop(attempt);
+        let endpoint = set.iter().next().unwrap().0;
+        let now = began + Duration::from_secs(ended);
+        // What failed counts as the penalty at least; what was cancelled is not measured.
+        assert_eq!(endpoint.latency(now).is_some(), failed, "{asked} {ended} {head}");
     }
 }
 

@@ -260,3 +260,15 @@ async fn a_probe_that_says_nothing_is_no_opening() {
     circuit.begin().unwrap().settle(Class::ServerError);
     assert_eq!(circuit.stats().opened, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_outside_of_it_counts_as_one_inside_does_and_a_client_that_goes_does_not() {
+    let backend = Backend::new(|| None);
+    for (limit, opens) in [(1, true), (60, false)] {
+        let circuit = circuit(1);
+        let service = backend.behind(&BreakerLayer::new(circuit.clone()));
+        let limited = crate::timeout::TimeoutLayer::new(Duration::from_secs(limit)).layer(service);
+        let _ = tokio::time::timeout(Duration::from_secs(5), limited.oneshot(request())).await;
+        assert_eq!(circuit.state() == State::Open, opens, "{limit} s");
+    }
+}

@@ -45,9 +45,7 @@ impl Shared {
         previous: Option<&Self>,
         same: bool,
     ) -> Result<Self, BuildError> {
-        let budget = Kept::of(&config.retry_budget, previous.map(|previous| &previous.budget), |budget| {
-            Budget::new(budget.percent, budget.per_second, budget.window)
-        });
+        let budget = Kept::of(&config.retry_budget, previous.map(|previous| &previous.budget), Budget::of);
         let concurrency = config.concurrency.as_ref().map(|concurrency| {
             let previous = previous.and_then(|previous| previous.concurrency.as_ref());
             Kept::of(concurrency, previous, |concurrency| {

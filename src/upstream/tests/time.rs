@@ -1,0 +1,111 @@
+//! Limits of time, and what is told of them.
+
+use tower::Layer;
+
+use super::*;
+use crate::{breaker::State, timeout::DeadlineLayer};
+
+/// What is sent through `layer` to an endpoint that never answers, and what becomes of it and of the breakers.
+async fn waited_for(layer: DeadlineLayer, grpc_timeout: Option<&str>) -> [State; 2] {
+    let breaker = || Some(config::CircuitBreaker { consecutive_failures: 2, ..Default::default() });
+    let (circuit_breaker, endpoint_circuit_breaker) = (breaker(), breaker());
+    let config = config::Upstream { circuit_breaker, endpoint_circuit_breaker, ..upstream([silent().await]) };
+    let upstream = Upstream::new(config).unwrap();
+    for _ in 0..2 {
+        let (mut request, _) = request(Method::GET, "");
+        if let Some(value) = grpc_timeout {
+            request.headers_mut().insert("grpc-timeout", value.parse().unwrap());
+        }
+        let response = layer.layer(upstream.clone()).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    }
+    let endpoints = upstream.endpoints();
+    [upstream.circuit(), endpoints.iter().next().unwrap().0.circuit()].map(|circuit| circuit.unwrap().state())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_uses_up_a_limit_of_ours_has_failed_and_one_that_a_client_gives_no_time_has_not() {
+    let short = || DeadlineLayer::server(Duration::from_millis(50));
+    assert_eq!(waited_for(short(), None).await, [State::Open; 2]);
+    assert_eq!(waited_for(short(), Some("1S")).await, [State::Open; 2]);
+    let long = DeadlineLayer::server(Duration::from_secs(60));
+    assert_eq!(waited_for(long, Some("50m")).await, [State::Closed; 2]);
+}
+
+#[tokio::test]
+async fn what_is_told_of_the_time_left_is_what_is_left_when_a_connection_is_had() {
+    let (held, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begun, go) = (held.clone(), release.clone());
+    let app = Router::new().fallback(move |request: Request<axum::body::Body>| {
+        let (begun, go) = (begun.clone(), go.clone());
+        async move {
+            if request.uri().path() == "/hold" {
+                begun.notify_one();
+                go.notified().await;
+            }
+            let told = |name| request.headers().get(name).map(|told: &http::HeaderValue| told.to_str().unwrap());
+            format!("{} {}", told("x-left").unwrap_or("-"), told("grpc-timeout").unwrap_or("-"))
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let pool = config::PoolLimits { max_connections: 1, ..config::PoolLimits::default() };
+    let upstream = Upstream::new(config::Upstream { pool, ..upstream([address]) }).unwrap();
+    let layer = DeadlineLayer::server(Duration::from_secs(60)).header(http::HeaderName::from_static("x-left"));
+    let service = layer.layer(upstream);
+    let hold = Request::get("http://test/hold").body(Body::empty()).unwrap();
+    let holding = tokio::spawn(service.clone().oneshot(hold));
+    timeout(Duration::from_secs(20), held.notified()).await.unwrap();
+
+    let request = Request::get("http://test/").header("grpc-timeout", "59S").body(Body::empty()).unwrap();
+    let began = Instant::now();
+    let mut waiting = tokio::spawn(service.oneshot(request));
+    let still = timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(still.is_err(), "there is but one connection");
+    let waited = began.elapsed().as_millis() as u64;
+    release.notify_one();
+    holding.await.unwrap().unwrap().into_body().collect().await.unwrap();
+    let answer = waiting.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes();
+    let answer = String::from_utf8(answer.to_vec()).unwrap();
+    let (left, grpc) = answer.split_once(' ').unwrap();
+    assert!(left.parse::<u64>().unwrap() <= 59_000 - waited, "{answer} after {waited} ms");
+    let grpc: u64 = grpc.strip_suffix('u').unwrap().parse().unwrap();
+    assert!(grpc / 1000 <= 59_000 - waited, "{answer} after {waited} ms");
+}
+
+#[tokio::test]
+async fn a_request_that_is_made_again_tells_what_is_left_too() {
+    let late = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let breaks = late.local_addr().unwrap();
+    let app = Router::new().fallback(async |request: Request<axum::body::Body>| {
+        request.headers().get("x-left").map(|told| told.to_str().unwrap().to_owned()).unwrap_or_default()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let answers = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut told = Vec::new();
+    let upstream = Upstream::new(upstream([breaks, answers])).unwrap();
+    // They take turns: at least one of the two requests goes to the one first that breaks off.
+    for _ in 0..2 {
+        let layer = DeadlineLayer::server(Duration::from_secs(60)).header(http::HeaderName::from_static("x-left"));
+        let answer = async {
+            let request = Request::get("http://test/").body(Body::empty()).unwrap();
+            let response = layer.layer(upstream.clone()).oneshot(request).await.unwrap();
+            String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        };
+        let breaking = async {
+            let (mut socket, _) = late.accept().await.unwrap();
+            socket.read(&mut [0; 4096]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            drop(socket);
+            pending::<()>().await;
+        };
+        tokio::select! {
+            answer = answer => told.push(answer.parse::<u64>().unwrap()),
+            () = breaking => {}
+        }
+    }
+    assert!(told.iter().any(|left| *left <= 59_700), "{told:?}");
+}
