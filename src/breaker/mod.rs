@@ -12,13 +12,14 @@
 //!    it is a success and not slow, the breaker closes and has forgotten all; if not, it opens again; if it says nothing,
 //!    the next request probes.
 //! 4. A probe that has no end after `probe_timeout` keeps nobody waiting any longer: with a good head the breaker closes
-//!    (a long stream), without one it opens again. So it is never stuck.
+//!    (a long stream), without one it opens again, until that probe's answer comes after all and is a good one, or another
+//!    probe decides. So it is never stuck, however long answers take.
 //! 5. What a failure is, [`classify`](crate::classify) says, or the application through [`BreakerLayer::classify`]. A
 //!    success is one only at the end of the response's body, trailers included. 429 and `RESOURCE_EXHAUSTED` count toward the
 //!    rate, neither toward failures in a row nor against them, and fail a probe (as in Linkerd 2.20).
 //! 6. A request that the client gave up counts for nothing, unless its response's head had told of a failure. A timeout
 //!    counts, also one of a [layer](crate::timeout) outside of this one; what else limits time belongs inside. A panic counts.
-//! 7. What was begun before a change of state says nothing of the state after it.
+//! 7. What else was begun before a change of state says nothing of the state after it.
 //!
 //! Closed costs one atomic load at the beginning of a request, and one short lock at its end.
 //!

@@ -58,6 +58,8 @@ pub struct Machine {
     /// Which tickets count: raised with every change of state, so that what was begun before says nothing of after.
     generation: u64,
     consecutive: u32,
+    /// The last probe, where it ran out of time and no other has failed since.
+    overdue: Option<Ticket>,
     /// How many times in a row it opened without having been closed.
     streak: u32,
     /// How many times in all.
@@ -66,7 +68,7 @@ pub struct Machine {
 }
 
 /// The right to one request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket(u64);
 
 /// A request is not let through.
@@ -98,7 +100,16 @@ impl Machine {
             *time = (*time).min(LONGEST);
         }
         let window = Window::new(config.window, now);
-        Self { config, phase: Phase::Closed, generation: 1, consecutive: 0, streak: 0, opened: 0, window }
+        Self {
+            config,
+            phase: Phase::Closed,
+            generation: 1,
+            consecutive: 0,
+            overdue: None,
+            streak: 0,
+            opened: 0,
+            window,
+        }
     }
 
     /// Lets a request through, or does not.
@@ -111,7 +122,13 @@ impl Machine {
             && now >= overdue
         {
             // From when it was due, so that a time without requests is no longer than it has to be.
-            if reached { self.close() } else { self.open(overdue, rng) }
+            if reached {
+                self.close();
+            } else {
+                let probe = Ticket(self.generation);
+                self.open(overdue, rng);
+                self.overdue = Some(probe);
+            }
         }
         if let Some(refused) = self.refusal(now) {
             return Err(refused);
@@ -145,10 +162,14 @@ impl Machine {
 
     /// What became of an admitted request, after `elapsed`.
     pub fn settle(&mut self, ticket: &Ticket, class: Class, elapsed: Duration, now: Instant, rng: &mut fastrand::Rng) {
+        let slow = self.config.slow_call_rate > 0 && self.config.slow_call.is_some_and(|slow| elapsed >= slow);
+        if self.overdue.as_ref() == Some(ticket) && class == Class::Success && !slow {
+            // Else whoever takes longer than a probe may would never be found back.
+            return self.close();
+        }
         if ticket.0 != self.generation {
             return;
         }
-        let slow = self.config.slow_call_rate > 0 && self.config.slow_call.is_some_and(|slow| elapsed >= slow);
         match self.phase {
             Phase::HalfOpen { .. } if class == Class::Ignored => self.enter(Phase::Open { until: now }),
             Phase::HalfOpen { .. } if class.is_failure() || slow => self.open(now, rng),
@@ -207,12 +228,14 @@ impl Machine {
     fn open(&mut self, from: Instant, rng: &mut fastrand::Rng) {
         let CircuitBreaker { open, max_open, .. } = self.config;
         let open = open.saturating_mul(1 << self.streak.min(20)).min(max_open.max(open));
+        self.overdue = None;
         self.streak = self.streak.saturating_add(1);
         self.opened += 1;
         self.enter(Phase::Open { until: from + open.mul_f64(1.0 + JITTER * rng.f64()) });
     }
 
     fn close(&mut self) {
+        self.overdue = None;
         self.streak = 0;
         self.consecutive = 0;
         self.window.clear();

@@ -186,10 +186,46 @@ fn a_probe_without_end_closes_it_with_a_good_head_and_opens_it_without() {
         line.wait(Duration::from_millis(1));
         assert_eq!(line.admit().is_ok(), good_head);
         assert_eq!(line.state(), if good_head { State::Closed } else { State::Open });
-        // What it says in the end, it says of the past.
-        line.settle(&endless, if good_head { Class::ServerError } else { Class::Success });
+        // A failure in the end it says of the past.
+        line.settle(&endless, Class::ServerError);
         assert_eq!(line.state(), if good_head { State::Closed } else { State::Open });
     }
+}
+
+#[test]
+fn whoever_takes_longer_than_a_probe_may_is_found_back_by_the_answer_that_comes_late() {
+    let mut line = Line::new(only_in_a_row(1));
+    line.one(Class::ServerError);
+    line.wait_out();
+    let late = line.admit().unwrap();
+    line.wait(Duration::from_secs(11));
+    assert!(line.admit().is_err(), "overdue, and open again");
+    line.settle(&late, Class::Ignored);
+    assert_eq!(line.state(), State::Open, "nothing is known");
+    line.settle(&late, Class::Success);
+    assert_eq!(line.state(), State::Closed);
+    assert!(line.admit().is_ok());
+
+    // Not where another probe has failed since.
+    line.one(Class::ServerError);
+    line.wait_out();
+    let late = line.admit().unwrap();
+    line.wait(Duration::from_secs(60));
+    line.one(Class::ServerError);
+    assert_eq!(line.state(), State::Open);
+    line.settle(&late, Class::Success);
+    assert_eq!(line.state(), State::Open);
+
+    // Nor where it is closed already.
+    line.wait_out();
+    let late = line.admit().unwrap();
+    line.wait(Duration::from_secs(60));
+    line.one(Class::Success);
+    assert_eq!(line.state(), State::Closed);
+    let early = line.admit().unwrap();
+    line.settle(&late, Class::Success);
+    line.settle(&early, Class::ServerError);
+    assert_eq!(line.state(), State::Open, "the early one still counts");
 }
 
 #[test]
