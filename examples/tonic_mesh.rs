@@ -1,4 +1,4 @@
-//! tonic on both ends, portcullis between them: gRPC with mutual TLS, deadlines, retries and identities.
+//! tonic on both ends, portcullis between them: gRPC with mutual TLS, deadlines, retries, hedges, breakers and identities.
 //!
 //! `cargo run --example tonic_mesh` calls two replicas of a service, of which one is unwell, prints what becomes of it, and
 //! ends. A generated client or server is used as [`Grpc`] is here: it takes any Tower service.
@@ -20,7 +20,9 @@ use futures_util::stream;
 use http::{Response as HttpResponse, uri::PathAndQuery};
 use portcullis::{
     Body, BoxError, Error,
-    config::{self, Balancer, Endpoints, Protocol, UpstreamTls},
+    balance::Availability,
+    config::{self, Balancer, CircuitBreaker, Endpoints, Protocol, UpstreamTls},
+    hedge::HedgeLayer,
     identity::{AllowLayer, PeerIdentity, PeerRule},
     retry::RetryLayer,
     server::Server,
@@ -53,7 +55,8 @@ async fn main() -> Result<(), BoxError> {
     let mesh = Mesh::new()?;
     let unwell = Arc::new(AtomicU32::new(3));
     let endpoints = [serve(&mesh.orders, unwell.clone())?, serve(&mesh.orders, Arc::default())?];
-    let mut orders = Grpc::new(channel(&mesh.shop, endpoints)?);
+    let upstream = upstream(&mesh.shop, endpoints)?;
+    let mut orders = Grpc::new(channel(&upstream));
 
     println!("unary, over mutual TLS:");
     println!("  {}", find(&mut orders, 7, None).await?.text);
@@ -62,7 +65,16 @@ async fn main() -> Result<(), BoxError> {
     for id in 1..=6 {
         println!("  {}", find(&mut orders, id, None).await?.text);
     }
-    println!("  and has been asked all three times: {}", unwell.load(Relaxed) == 0);
+    let open =
+        upstream.endpoints().iter().filter(|(e, _)| e.availability(Instant::now()) == Availability::Open).count();
+    println!(
+        "  and has been asked all three times: {}, by then its breaker has opened: {}",
+        unwell.load(Relaxed) == 0,
+        open == 1
+    );
+    if open != 1 {
+        return Err("the breaker of one replica should be open".into());
+    }
 
     println!("server streaming:");
     let mut updates = server_streaming(&mut orders, 9).await?.into_inner();
@@ -77,33 +89,44 @@ async fn main() -> Result<(), BoxError> {
     }
 
     println!("orders calls itself, which only shop may:");
-    match find(&mut Grpc::new(channel(&mesh.orders, endpoints)?), 7, None).await {
+    match find(&mut Grpc::new(channel(&self::upstream(&mesh.orders, endpoints)?)), 7, None).await {
         Err(status) if status.code() == Code::PermissionDenied => println!("  {:?}", status.code()),
         other => return Err(format!("not refused: {other:?}").into()),
     }
     Ok(())
 }
 
+/// The replicas, as who calls them sees them.
+fn upstream(identity: &Identity, endpoints: [SocketAddr; 2]) -> Result<Upstream, BoxError> {
+    Ok(Upstream::mtls(
+        config::Upstream {
+            protocol: Protocol::Http2,
+            // Each in turn: by default the one that fails is hardly asked.
+            balancer: Balancer::RoundRobin,
+            tls: Some(UpstreamTls { spiffe_id: Some(ORDERS.parse()?), ..UpstreamTls::default() }),
+            endpoint_circuit_breaker: Some(CircuitBreaker {
+                consecutive_failures: 3,
+                open: Duration::from_secs(60), // the demonstration is over before one request probes it
+                ..CircuitBreaker::default()
+            }),
+            ..config::Upstream::new("orders", Endpoints::fixed(endpoints))
+        },
+        identity,
+    )?)
+}
+
 /// What a tonic client is made over, in the place of its `Channel`.
 fn channel(
-    identity: &Identity,
-    endpoints: [SocketAddr; 2],
-) -> Result<
-    impl Service<http::Request<tonic::body::Body>, Response = HttpResponse<Body>, Error = Error, Future: Send> + Clone,
-    BoxError,
-> {
-    let upstream = config::Upstream {
-        protocol: Protocol::Http2,
-        // Each in turn: by default the one that fails is hardly asked.
-        balancer: Balancer::RoundRobin,
-        tls: Some(UpstreamTls { spiffe_id: Some(ORDERS.parse()?), ..UpstreamTls::default() }),
-        ..config::Upstream::new("orders", Endpoints::fixed(endpoints))
-    };
-    Ok(ServiceBuilder::new()
+    upstream: &Upstream,
+) -> impl Service<http::Request<tonic::body::Body>, Response = HttpResponse<Body>, Error = Error, Future: Send> + Clone + use<>
+{
+    let budget = upstream.budget(); // one for all that is sent again
+    ServiceBuilder::new()
         .map_request(|request: http::Request<tonic::body::Body>| request.map(Body::new))
         .layer(DeadlineLayer::client(Duration::from_secs(2))) // `grpc-timeout`
-        .layer(RetryLayer::new().max_retries(3).repeatable_if(|request| request.uri.path() == FIND)) // on UNAVAILABLE
-        .service(Upstream::mtls(upstream, identity)?))
+        .layer(RetryLayer::new().max_retries(3).repeatable_if(|head| head.uri.path() == FIND).budget(budget.clone())) // on UNAVAILABLE
+        .layer(HedgeLayer::percentile(0.95).repeatable_if(|head| head.uri.path() == FIND).budget(budget))
+        .service(upstream.clone()) // balancing, circuit breakers, pool, mutual TLS
 }
 
 async fn find<T>(orders: &mut Grpc<T>, id: u32, limit: Option<Duration>) -> Result<Order, Status>

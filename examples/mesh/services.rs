@@ -26,7 +26,7 @@ use portcullis::{
     exchange::Exchange,
     hedge::HedgeLayer,
     identity::{AllowLayer, PeerIdentity, PeerRule},
-    retry::{Budget, Conditions, RetryLayer},
+    retry::{Conditions, RetryLayer},
     server::{DrainReport, Server, ServerConfig},
     timeout::DeadlineLayer,
     tls::{ClientCertificates, Identity, NoProvider, ServerTls},
@@ -84,7 +84,7 @@ impl Client {
             ..config::Upstream::new(name, Endpoints::fixed(endpoints.iter().copied()))
         };
         let upstream = Upstream::mtls(upstream, identity)?;
-        let budget = Budget::default(); // one for both: 20 % and 10 a second
+        let budget = upstream.budget(); // one for all that is sent again: 20 % and 10 a second
         let service = ServiceBuilder::new()
             .layer(DeadlineLayer::client(LIMIT).header(TIME_LEFT))
             .layer(
