@@ -18,6 +18,7 @@ use crate::{
     grpc::{self, Code},
     limit::concurrency::Permit,
     respond::{Dialect, refusal},
+    timeout::is_late,
 };
 
 /// The future of [`FaultInjector`](super::FaultInjector).
@@ -32,6 +33,7 @@ enum State<S, B, F> {
     // In a box, so that the future of a request without a fault is a small one.
     Delayed(Pin<Box<Delayed<S, B>>>),
     Aborted(Abort, Dialect),
+    Late(Dialect),
     Called(#[pin] F),
 }
 
@@ -81,11 +83,13 @@ where
                     let delayed = delayed.as_mut().project();
                     ready!(delayed.delay.poll(cx));
                     match std::mem::replace(delayed.held, Err(Abort::Reset)) {
+                        Ok((_, request)) if is_late(&request) => State::Late(*delayed.dialect),
                         Ok((mut service, request)) => State::Called(service.call(request)),
                         Err(abort) => State::Aborted(abort, *delayed.dialect),
                     }
                 }
                 Project::Aborted(abort, dialect) => return Poll::Ready(answer(*abort, *dialect)),
+                Project::Late(dialect) => return Poll::Ready(Ok(refusal(Outcome::DeadlineExceeded, *dialect))),
                 Project::Called(future) => {
                     return future.poll(cx).map_ok(|response| response.map(Body::new)).map_err(Into::into);
                 }
@@ -129,6 +133,7 @@ impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
         let state = match self.state {
             State::Delayed(_) => "Delayed",
             State::Aborted(..) => "Aborted",
+            State::Late(_) => "Late",
             State::Called(_) => "Called",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()

@@ -1,13 +1,13 @@
 use std::convert::Infallible;
 
 use http::{Request, Response, StatusCode};
-use tokio::time::{Duration, advance};
+use tokio::time::{Duration, Instant, advance};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::{assert_request_eq, mock};
 
 use super::*;
-use crate::{Body, Error, Outcome, Sent};
+use crate::{Body, Error, Outcome, Sent, timeout::Deadline};
 
 #[derive(Clone, Debug)]
 struct Paths(mock::Mock<String, Response<Body>>);
@@ -60,6 +60,20 @@ async fn a_delayed_request_goes_on_later_and_through_the_service_that_was_ready(
     assert_pending!(call.poll());
     assert_request_eq!(handle, "/a 0").send_response(Response::new(Body::from("hello")));
     assert_eq!(assert_ready!(call.poll()).unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_late_after_its_delay_is_not_begun() {
+    let (mock, mut handle) = mock::pair();
+    let mut service = FaultLayer::new().delay(SECOND, Share::ALL).layer(Paths(mock));
+    let mut request = get("/a");
+    request.extensions_mut().insert(Deadline::after(Instant::now(), SECOND));
+    let mut call = call!(service, request);
+    assert_pending!(call.poll());
+    advance(SECOND).await;
+    let response = assert_ready!(call.poll()).unwrap();
+    assert_eq!(response.extensions().get(), Some(&Outcome::DeadlineExceeded));
+    assert_pending!(task::spawn(handle.next_request()).poll());
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,15 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, Response};
 use http_body::Body as HttpBody;
 use pin_project::pin_project;
 use tokio::time::Instant;
 
 use super::concurrency::Permit;
 use crate::{
-    Body, BoxError, Outcome, balance,
+    Body, BoxError, Outcome,
+    classify::Class,
     respond::{Dialect, refusal},
+    timeout::Patience,
 };
 
 /// How a call ended, as far as its latency is concerned.
@@ -24,10 +26,20 @@ use crate::{
 pub(super) enum Verdict {
     /// The response's head came.
     Success,
-    /// An error came, or a response that says that the service fails.
+    /// It says that the service fails, or a limit of ours ended before it came.
     Failure,
-    /// Nobody waited for it.
+    /// Nobody waited for it, or it says nothing of the service.
     Cancelled,
+}
+
+impl From<Class> for Verdict {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Success => Self::Success,
+            Class::Throttled | Class::ServerError | Class::GatewayError => Self::Failure,
+            Class::Ignored => Self::Cancelled,
+        }
+    }
 }
 
 /// Learns from calls.
@@ -48,12 +60,24 @@ pub(super) enum Held {
 pub(super) struct Sample<L: Learn> {
     learner: Arc<L>,
     began: Instant,
-    verdict: Verdict,
+    patience: Option<Patience>,
+    /// Once there is an answer.
+    verdict: Option<Verdict>,
+}
+
+impl<L: Learn> Sample<L> {
+    /// Of a request with these extensions that is called now.
+    pub(super) fn begin(learner: &Arc<L>, extensions: &Extensions, now: Instant) -> Self {
+        Self { learner: Arc::clone(learner), began: now, patience: Patience::of(extensions), verdict: None }
+    }
 }
 
 impl<L: Learn> Drop for Sample<L> {
     fn drop(&mut self) {
-        self.learner.learn(self.began, Instant::now(), self.verdict);
+        let now = Instant::now();
+        let late = || self.patience.is_some_and(|patience| patience.ended_with(self.began, now));
+        let verdict = self.verdict.unwrap_or_else(|| if late() { Verdict::Failure } else { Verdict::Cancelled });
+        self.learner.learn(self.began, now, verdict);
     }
 }
 
@@ -71,8 +95,7 @@ pub(super) enum Measured<F, L: Learn> {
 }
 
 impl<F, L: Learn> Measured<F, L> {
-    pub(super) fn called(future: F, permit: Permit, how_long: Held, learner: Arc<L>, began: Instant) -> Self {
-        let sample = Sample { learner, began, verdict: Verdict::Cancelled };
+    pub(super) fn called(future: F, permit: Permit, how_long: Held, sample: Sample<L>) -> Self {
         Self::Called { future, held: Some((sample, permit)), how_long }
     }
 }
@@ -83,6 +106,7 @@ where
     L: Learn,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
+    E: 'static,
 {
     type Output = Result<Response<Body>, E>;
 
@@ -93,8 +117,8 @@ where
                 let Some((mut sample, permit)) = held.take() else {
                     return Poll::Ready(answer.map(|response| response.map(Body::new)));
                 };
-                let failed = answer.as_ref().map_or(true, |response| balance::is_failure(response.status()));
-                sample.verdict = if failed { Verdict::Failure } else { Verdict::Success };
+                let class = answer.as_ref().map_or_else(Class::of_error, Class::of_response);
+                sample.verdict = Some(class.into());
                 drop(sample);
                 let response = answer?.map(Body::new);
                 match how_long {

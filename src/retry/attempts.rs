@@ -25,11 +25,14 @@ use crate::{
     balance::Tried,
     grpc::Code,
     respond::Dialect,
-    timeout::{Deadline, tell_what_is_left},
+    timeout::{Deadline, Patience, tell_what_is_left},
 };
 
 /// How much of a response that is not wanted is read, so that its connection can be used again.
 const DRAIN: usize = 16 * 1024;
+
+/// What a frame counts as at the least.
+const FRAME: usize = 256;
 
 pub(super) async fn attempts<S>(
     mut service: S,
@@ -136,11 +139,15 @@ impl Again {
 }
 
 /// One attempt, in the time there is for it.
-async fn one<S>(service: &mut S, request: Request<Body>, limit: Option<Duration>) -> Result<Response<Body>, Error>
+async fn one<S>(service: &mut S, mut request: Request<Body>, limit: Option<Duration>) -> Result<Response<Body>, Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Error: Into<Error>,
 {
+    if let Some(limit) = limit {
+        let now = Instant::now();
+        Patience::note(request.extensions_mut(), now, Deadline::after(now, limit).instant());
+    }
     let attempt = async {
         // Ready already for the first attempt, which says so again at once.
         poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
@@ -191,7 +198,8 @@ async fn discard(result: Result<Response<Body>, Error>, delay: Duration) {
             match Pin::new(unwanted).poll_frame(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(frame))) => {
-                    read += frame.data_ref().map_or(0, bytes::Bytes::len);
+                    // Frames of nothing count too: there may be any number of them.
+                    read += frame.data_ref().map_or(0, bytes::Bytes::len).max(FRAME);
                     if read > DRAIN {
                         body = None;
                     }

@@ -97,9 +97,8 @@ impl RetryLayer {
 
     /// How long one attempt may take until the response's head. Default: no limit of its own, as with Envoy and Linkerd.
     ///
-    /// An attempt that is cut here is cancelled, which says nothing of its endpoint; where the inner service is an
-    /// [`Upstream`](crate::upstream::Upstream), let [`AttemptTimeout`](crate::upstream::AttemptTimeout) cut it, so that
-    /// the balancer hears of it.
+    /// An attempt that is cut here is a failure of the endpoint that an [`Upstream`](crate::upstream::Upstream) inside asked;
+    /// [`AttemptTimeout`](crate::upstream::AttemptTimeout) lets it cut the attempt itself, and tell which endpoint it was.
     pub fn per_try_timeout(mut self, limit: Duration) -> Self {
         self.settings.per_try = Some(limit);
         self

@@ -108,6 +108,11 @@ impl Deadline {
     }
 }
 
+/// Whether a request's deadline has passed: it is not begun then.
+pub(crate) fn is_late<B>(request: &Request<B>) -> bool {
+    Deadline::in_force(request.extensions()).is_some_and(|deadline| deadline.has_passed(Instant::now()))
+}
+
 /// In a request's extensions: how long a limit of ours lets the response's head be waited for.
 ///
 /// Where it ends while an endpoint is still being waited for, that was too slow. Where a client has gone away, or its own

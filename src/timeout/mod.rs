@@ -82,7 +82,7 @@ mod layer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::deadline::{GRPC_TIMEOUT, Patience, Told, tell_what_is_left, tell_what_is_left_now};
+pub(crate) use self::deadline::{GRPC_TIMEOUT, Patience, Told, is_late, tell_what_is_left, tell_what_is_left_now};
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
     deadline::{Deadline, format_grpc_timeout, grpc_timeout},

@@ -5,7 +5,9 @@
 //!    from being learned. At the limit a request is refused at once with [`Overloaded`](crate::Outcome::Overloaded) (503, gRPC `UNAVAILABLE`): a queue would hide the
 //!    latency that is learned from.
 //! 2. The latency is the time from the call to the response's head, so that a client that reads slowly does not look like a
-//!    slow service. A failure is an error, or a status for which [`is_failure`](crate::balance::is_failure) holds.
+//!    slow service. What a failure is, [`classify`](crate::classify) says of the head or the error (a gRPC status in
+//!    trailers that follow a message comes too late); and a [limit](crate::timeout) of ours that ends before it is one. What
+//!    the client broke off, and what was sent to nobody, says nothing.
 //! 3. [`Gradient`] compares the latency with that of the service without load, and [`Aimd`] with a number; see there for the
 //!    rules.
 //! 4. The limit never leaves the bounds of its settings. When it falls below what is in flight, nothing is broken off.

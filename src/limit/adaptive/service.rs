@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::{ResponseFuture, policy::Governed};
 use crate::{
     Body, BoxError, Outcome,
-    limit::measured::{Held, Measured},
+    limit::measured::{Held, Measured, Sample},
     respond::Dialect,
 };
 
@@ -26,6 +26,7 @@ pub struct Adaptive<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Adaptive<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Error: 'static,
     ResB: HttpBody<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError>,
 {
@@ -40,8 +41,8 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         ResponseFuture(match self.governed.permits.try_acquire() {
             Some(permit) => {
-                let began = Instant::now();
-                Measured::called(self.inner.call(request), permit, Held::ToHead, Arc::clone(&self.governed), began)
+                let sample = Sample::begin(&self.governed, request.extensions(), Instant::now());
+                Measured::called(self.inner.call(request), permit, Held::ToHead, sample)
             }
             None => Measured::Refused(Outcome::Overloaded, Dialect::of(request.headers())),
         })

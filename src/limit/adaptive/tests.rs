@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, convert::Infallible};
+use std::{collections::VecDeque, convert::Infallible, future::pending};
 
 use http::{Request, Response, StatusCode};
 use proptest::prelude::*;
@@ -8,7 +8,12 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
 use super::{aimd::AimdLimit, gradient::GradientLimit, policy::Algorithm, *};
-use crate::{Body, Outcome, limit::measured::Verdict};
+use crate::{
+    Body, Error, Outcome, Sent,
+    limit::measured::Verdict,
+    respond::{Dialect, refusal},
+    timeout::TimeoutLayer,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -290,6 +295,43 @@ async fn the_layer_learns_to_the_head_and_holds_no_longer() {
     assert_eq!(refused.extensions().get(), Some(&Outcome::Overloaded));
     drop(held);
     assert_eq!(handle.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failure_is_is_what_it_is_everywhere() {
+    let layer = AdaptiveLayer::aimd(Aimd { initial_limit: 64, min_limit: 1, ..Aimd::default() });
+    let handle = layer.handle();
+    let answering = layer.layer(service_fn(async |request: Request<u32>| match request.into_body() {
+        // A client that breaks off its upload, and what nobody was asked.
+        0 => Err(Error::new(Outcome::Cancelled).with_sent(Sent::Possibly)),
+        1 => Err(Error::new(Outcome::BreakerOpen)),
+        2 => Ok(refusal(Outcome::NoEndpoint, Dialect::Http)),
+        3 => Err(Error::new(Outcome::UpstreamReset)),
+        4 => Ok(Response::builder().header("grpc-status", "14").body(Body::empty()).unwrap()),
+        _ => pending().await,
+    }));
+    let call = |what| answering.clone().oneshot(Request::new(what));
+    for _ in 0..50 {
+        for what in 0..3 {
+            let _ = call(what).await;
+        }
+    }
+    assert_eq!(handle.limit(), 64);
+    for what in [3, 4] {
+        let before = handle.limit();
+        let _ = call(what).await;
+        assert!(handle.limit() < before, "{what}");
+        advance(SECOND).await;
+    }
+    // A limit of ours that ends is a failure; a client that goes away at once says nothing.
+    let before = handle.limit();
+    let mut gone = task::spawn(call(5));
+    assert_pending!(gone.poll());
+    drop(gone);
+    assert_eq!(handle.limit(), before);
+    let limited = TimeoutLayer::new(MS).layer(answering.clone());
+    assert_eq!(limited.oneshot(Request::new(5)).await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(handle.limit() < before);
 }
 
 #[tokio::test(start_paused = true)]

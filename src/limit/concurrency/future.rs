@@ -16,6 +16,7 @@ use super::permits::{Permit, Ticket};
 use crate::{
     Body, BoxError, Outcome,
     respond::{Dialect, refusal},
+    timeout::is_late,
 };
 
 /// The future of [`Concurrency`](super::Concurrency).
@@ -35,7 +36,7 @@ enum State<S, B, F> {
         future: F,
         permit: Option<Permit>,
     },
-    Refused(Dialect),
+    Refused(Outcome, Dialect),
 }
 
 #[pin_project]
@@ -59,7 +60,7 @@ impl<S, B, F> ResponseFuture<S, B, F> {
     }
 
     pub(super) fn refused(dialect: Dialect) -> Self {
-        Self { state: State::Refused(dialect) }
+        Self { state: State::Refused(Outcome::Overloaded, dialect) }
     }
 }
 
@@ -85,10 +86,14 @@ where
                         }
                     };
                     match (permit, queued.held.take()) {
+                        // The permit came, and is given back.
+                        (Some(_), Some((_, request))) if is_late(&request) => {
+                            State::Refused(Outcome::DeadlineExceeded, *queued.dialect)
+                        }
                         (Some(permit), Some((mut service, request))) => {
                             State::Called { future: service.call(request), permit: Some(permit) }
                         }
-                        _ => State::Refused(*queued.dialect),
+                        _ => State::Refused(Outcome::Overloaded, *queued.dialect),
                     }
                 }
                 Project::Called { future, permit } => {
@@ -102,7 +107,7 @@ where
                         }
                     }));
                 }
-                Project::Refused(dialect) => return Poll::Ready(Ok(refusal(Outcome::Overloaded, *dialect))),
+                Project::Refused(outcome, dialect) => return Poll::Ready(Ok(refusal(*outcome, *dialect))),
             };
             state.set(next);
         }
@@ -114,7 +119,7 @@ impl<S, B, F> fmt::Debug for ResponseFuture<S, B, F> {
         let state = match self.state {
             State::Queued(_) => "Queued",
             State::Called { .. } => "Called",
-            State::Refused(_) => "Refused",
+            State::Refused(..) => "Refused",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
     }

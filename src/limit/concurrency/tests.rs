@@ -11,7 +11,7 @@ use std::{
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::{assert_request_eq, mock};
@@ -20,7 +20,7 @@ use super::{
     permits::{Entry, Ticket},
     *,
 };
-use crate::{Body, Outcome};
+use crate::{Body, Outcome, timeout::Deadline};
 
 type Mock = mock::Mock<&'static str, Response<Body>>;
 
@@ -137,6 +137,28 @@ async fn a_permit_that_comes_with_the_last_moment_is_used() {
     let _ = handle.next_request().await;
     assert_request_eq!(handle, "waits").send_response(answer(""));
     assert_ready!(waits.poll()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_late_when_its_turn_comes_is_not_begun() {
+    let layer = ConcurrencyLayer::new(1).queue(2).max_wait(Duration::from_secs(60));
+    let permits = layer.handle();
+    let (service, mut handle) = mocked(&layer);
+    let mut first = call!(service, "first");
+    assert_pending!(first.poll());
+    let mut waiting = service.clone();
+    assert_ready!(task::spawn(waiting.ready()).poll()).unwrap();
+    let mut request = Request::new("late");
+    request.extensions_mut().insert(Deadline::after(Instant::now(), Duration::from_secs(1)));
+    let mut late = task::spawn(waiting.call(request));
+    assert_pending!(late.poll());
+    assert_request_eq!(handle, "first").send_response(answer("first"));
+    advance(Duration::from_secs(1)).await;
+    drop(assert_ready!(first.poll()).unwrap());
+    let refused = assert_ready!(late.poll()).unwrap();
+    assert_eq!(refused.extensions().get(), Some(&Outcome::DeadlineExceeded));
+    assert_eq!(permits.in_flight(), 0);
+    assert_pending!(task::spawn(handle.next_request()).poll());
 }
 
 #[tokio::test(start_paused = true)]

@@ -127,7 +127,7 @@ impl Learn for Learned {
             Verdict::Success => estimate.learn(latency, now),
             // It would have taken at least so long. A time-out that cuts all requests short would else keep the estimate
             // at what the few fast ones take.
-            Verdict::Cancelled if latency > estimate.current(now) => estimate.learn(latency, now),
+            _ if latency > estimate.current(now) => estimate.learn(latency, now),
             Verdict::Cancelled | Verdict::Failure => {}
         });
     }

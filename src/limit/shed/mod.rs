@@ -10,7 +10,7 @@
 //! 4. What is not let in is refused with [`Overloaded`](crate::Outcome::Overloaded) (503, gRPC `UNAVAILABLE`), at once: there
 //!    is no queue.
 //! 5. What a request takes is the mean of the last ones that succeeded, from the call to the response's head; those that
-//!    were cancelled count when they took longer than it. It halves with every second in which nothing is learned, so that
+//!    failed ([`classify`](crate::classify)) or were cancelled count when they took longer than it. It halves with every second in which nothing is learned, so that
 //!    a service that was slow is tried again.
 //!
 //! # Ordering

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Body, BoxError,
-    limit::measured::{Held, Measured},
+    limit::measured::{Held, Measured, Sample},
     respond::Dialect,
 };
 
@@ -31,6 +31,7 @@ pub struct Shed<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Shed<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Error: 'static,
     ResB: HttpBody<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError>,
 {
@@ -47,8 +48,8 @@ where
         let (parts, body) = request.into_parts();
         ResponseFuture(match self.settings.admit(&parts, &self.estimate, now) {
             Ok(permit) => {
-                let future = self.inner.call(Request::from_parts(parts, body));
-                Measured::called(future, permit, Held::ToEnd, Arc::clone(&self.estimate), now)
+                let sample = Sample::begin(&self.estimate, &parts.extensions, now);
+                Measured::called(self.inner.call(Request::from_parts(parts, body)), permit, Held::ToEnd, sample)
             }
             Err(outcome) => Measured::Refused(outcome, Dialect::of(&parts.headers)),
         })
