@@ -14,7 +14,7 @@ use crate::{
     config::{
         Certificate, Config, Endpoints, Forwarded, Host, Listener, ListenerProtocol, MeshParent, Route, Service,
         StreamRoute, Upstream,
-        words::{Shares, Stands},
+        words::{Shares, Stands, TrustDomains},
     },
     route::{self, TableError, diff_domains},
 };
@@ -284,7 +284,10 @@ fn listeners(old: &Config, new: &Config) -> Vec<String> {
             ListenerProtocol::Tcp => ("TCP", None),
         };
         let asks = match ends.and_then(|ends| ends.client.as_ref()) {
-            Some(client) => format!(", asks for clients' certificates ({:?})", client.mode),
+            Some(client) => {
+                let of = client.trust.as_ref().map(|bundles| format!(" of trust domains {}", TrustDomains(bundles)));
+                format!(", asks for clients' certificates{} ({:?})", of.unwrap_or_default(), client.mode)
+            }
             None => String::new(),
         };
         let invalid = listener.invalid.as_ref().map_or_else(String::new, |why| format!(", invalid: {why}"));

@@ -153,6 +153,11 @@ pub enum CertificateError {
         /// Which.
         domain: TrustDomain,
     },
+    /// Authorities by trust domain, beside such as are trusted for every name.
+    #[error(
+        "`trust` beside `roots` or `crls`, whose authorities would be trusted for every domain's names: give one of the two"
+    )]
+    TrustBesideRoots,
     /// The key belongs to another certificate.
     #[error("{origin}: the private key does not fit the certificate: its public key is another one")]
     KeyMismatch {

@@ -38,11 +38,17 @@ pub enum ClientTlsError {
     /// The revocation lists cannot be used.
     #[error("`crls`: {0}: expected PEM blocks `X509 CRL`")]
     RevocationLists(String),
+    /// The authorities by trust domain cannot be used.
+    #[error("`trust`: {0}")]
+    Trust(String),
+    /// Authorities by trust domain, beside such as are trusted for every name.
+    #[error("{}", CertificateError::TrustBesideRoots)]
+    TrustBesideRoots,
     /// Revocation lists for the authorities of an identity.
     #[error("`crls` without `roots`, for an identity that has its own: give them with its trust")]
     RevocationListsOfIdentity,
     /// A SPIFFE ID is expected of whoever the system trusts.
-    #[error("`spiffe_id` and `trust_domain` need `roots`: the system's authorities issue no SPIFFE IDs")]
+    #[error("`spiffe_id` and `trust_domain` need `roots` or `trust`: the system's authorities issue no SPIFFE IDs")]
     SpiffeWithoutRoots,
     /// The client certificate's chain cannot be used.
     #[error("`client_auth` chain: {0}: expected PEM blocks `CERTIFICATE`, end entity first")]
@@ -118,7 +124,7 @@ impl ClientTls {
     }
 
     /// Mutual TLS: as [`new`](Self::new), showing `identity` in place of what `tls` has for client authentication, and trusting
-    /// whom it trusts unless `tls` names roots.
+    /// whom it trusts unless `tls` names roots, or authorities by trust domain.
     ///
     /// # Errors
     /// The same as for [`new`](Self::new).
@@ -129,6 +135,7 @@ impl ClientTls {
         protocol: Protocol,
     ) -> Result<Self, ClientTlsError> {
         let trust = match &tls.roots {
+            _ if tls.trust.is_some() => trust(tls)?,
             Roots::System if tls.crls.is_some() => return Err(ClientTlsError::RevocationListsOfIdentity),
             Roots::System => identity.trust().clone(),
             Roots::Pem(_) => trust(tls)?,
@@ -274,6 +281,15 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 /// Whom a configuration trusts by itself.
 fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
     let crls = tls.crls.as_deref().unwrap_or_default();
+    if let Some(bundles) = &tls.trust {
+        if tls.roots != Roots::System || tls.crls.is_some() {
+            return Err(ClientTlsError::TrustBesideRoots);
+        }
+        return Anchors::of_bundles(bundles).map(Trust::from).map_err(|error| match error {
+            CertificateError::NoProvider(none) => none.into(),
+            error => ClientTlsError::Trust(error.to_string()),
+        });
+    }
     let anchors = match &tls.roots {
         Roots::System if tls.spiffe_id.is_some() || tls.trust_domain.is_some() => {
             return Err(ClientTlsError::SpiffeWithoutRoots);

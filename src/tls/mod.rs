@@ -6,7 +6,7 @@
 //! | a server with certificates by name | [`Certificates`], or a gateway's; [`ServerTls::new`] |
 //! | mutual TLS in a mesh, both sides | [`Identity`]; [`ServerTls::client_certificates`], [`client::ClientTls::mtls`] |
 //! | client certificates for some names only | [`ServerTls::client_certificates_for`] with a [`Trust`] for each |
-//! | SPIFFE federation | [`Trust::by_domain`]: each trust domain's authorities for its own IDs only |
+//! | SPIFFE federation | [`Trust::by_domain`], or `trust` in the settings: each trust domain's authorities for its own IDs only |
 //! | revocation | the CRLs of a [`Trust`] |
 //! | to know why a handshake failed | [`CertificateRefused`] |
 //!
@@ -20,6 +20,7 @@
 pub mod client;
 pub mod server;
 
+mod bundle;
 mod certificates;
 mod expiry;
 mod identity;
@@ -34,13 +35,14 @@ mod workload;
 #[cfg(feature = "spiffe")]
 pub use self::workload::{WorkloadApi, WorkloadError, WorkloadIdentity};
 pub use self::{
+    bundle::TrustBundle,
     certificates::{CertificateError, CertificateSet, CertificateSource, Certificates},
     identity::{Identity, IdentityFiles},
     provider::{NoProvider, default_provider},
     refused::{CertificateRefused, RefusedReason},
     server::{ClientCertificates, ServerTls},
-    trust::{Trust, TrustBundle},
+    trust::Trust,
 };
 
 #[cfg(all(test, feature = "tls-ring"))]
-mod tests;
+pub(crate) mod tests;

@@ -17,10 +17,10 @@ use webpki::{
 };
 
 use super::{
-    CertificateError, default_provider, expiry, peer,
+    CertificateError, TrustBundle, default_provider, expiry, peer,
     refused::{ForeignTrustDomain, WrongIdentity},
 };
-use crate::{BoxError, identity::TrustDomain};
+use crate::BoxError;
 
 /// Certificate authorities, and the certificates that they revoked: what a peer's certificate is verified against. A
 /// handle: its clones share it, and [`replace`](Self::replace) reaches all that use it.
@@ -57,43 +57,6 @@ use crate::{BoxError, identity::TrustDomain};
 /// ```
 #[derive(Clone)]
 pub struct Trust(Arc<ArcSwap<Anchors>>);
-
-/// The authorities of one trust domain, and what they revoked.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct TrustBundle<'a> {
-    /// Whose SPIFFE IDs they issue.
-    pub domain: &'a TrustDomain,
-    /// The authorities, in PEM or DER. At least one.
-    pub roots: &'a [u8],
-    /// Their revocation lists, in PEM or DER. Default none.
-    pub crls: &'a [u8],
-    /// Whether they are believed about DNS names and IP addresses too. Default no.
-    pub dns_names: bool,
-}
-
-impl<'a> TrustBundle<'a> {
-    /// These authorities, without revocation lists.
-    #[must_use]
-    pub fn new(domain: &'a TrustDomain, roots: &'a [u8]) -> Self {
-        Self { domain, roots, crls: b"", dns_names: false }
-    }
-
-    /// Revocation lists too.
-    #[must_use]
-    pub fn crls(mut self, crls: &'a [u8]) -> Self {
-        self.crls = crls;
-        self
-    }
-
-    /// Believes them about DNS names and IP addresses too, beside the SPIFFE ID that a certificate must have. For one's own
-    /// domain: SPIFFE says nothing of who may issue a name, so that any other could issue ours.
-    #[must_use]
-    pub fn dns_names(mut self) -> Self {
-        self.dns_names = true;
-        self
-    }
-}
 
 /// What one handshake verifies by.
 pub(super) struct Anchors {

@@ -179,7 +179,7 @@ impl Listeners {
                 match &ends.client {
                     None => tls,
                     Some(client) => {
-                        let trust = Trust::new(&client.roots, client.crls.as_deref().unwrap_or_default())?;
+                        let trust = Trust::of_clients(client)?;
                         tls.client_certificates(match client.mode {
                             ClientValidationMode::Required => ClientCertificates::required(trust),
                             ClientValidationMode::Optional => ClientCertificates::optional(trust),

@@ -323,7 +323,7 @@ impl<'a> Builder<'a, '_> {
             ValidationMode::AllowValidOnly => ClientValidationMode::Required,
             ValidationMode::AllowInsecureFallback => ClientValidationMode::Unverified,
         };
-        (Some(ClientValidation { roots: roots.into(), crls: None, mode }), None)
+        (Some(ClientValidation { roots: roots.into(), crls: None, trust: None, mode }), None)
     }
 
     /// Drops what cannot be told apart within a Gateway: what came before keeps its place, and of one object's own
