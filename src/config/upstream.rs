@@ -189,6 +189,10 @@ pub struct PoolLimits {
 }
 
 /// TLS towards an upstream.
+///
+/// A gateway that is given another certificate or key to show, or other authorities or revocation lists, takes them for its
+/// next connections and keeps those that are open, with all it knows of the endpoints. So a server that would be refused now is
+/// still asked over a connection from before, until that ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct UpstreamTls {

@@ -7,6 +7,8 @@ use crate::{
     config::{self, Endpoints},
     upstream::Upstream,
 };
+#[cfg(feature = "tls")]
+use crate::{tls::client::Rotation, upstream};
 
 /// Upstreams by name.
 #[derive(Default)]
@@ -28,6 +30,9 @@ pub(super) struct Serving {
     pub(super) upstream: Upstream,
     /// Whether the endpoints have to be replaced when the snapshot takes over.
     moved: bool,
+    /// What TLS shows and trusts from then on, where that is something else.
+    #[cfg(feature = "tls")]
+    rotation: Option<Arc<Rotation>>,
 }
 
 impl Upstreams {
@@ -43,10 +48,15 @@ impl Upstreams {
         self.0.values().filter_map(|standing| standing.serving.as_ref())
     }
 
-    /// Moves those that were kept to the endpoints that the snapshot has for them.
+    /// Moves those that were kept to the endpoints, certificates and authorities that the snapshot has for them.
     pub(super) fn take_over(&self) {
-        for serving in self.serving().filter(|serving| serving.moved) {
-            if let Endpoints::Static(endpoints) = &serving.config.endpoints {
+        for serving in self.serving() {
+            // First, so that no new endpoint is shown the old certificate.
+            #[cfg(feature = "tls")]
+            if let Some(rotation) = &serving.rotation {
+                serving.upstream.rotate(rotation);
+            }
+            if let (true, Endpoints::Static(endpoints)) = (serving.moved, &serving.config.endpoints) {
                 serving.upstream.set_endpoints(endpoints);
             }
         }
@@ -64,13 +74,10 @@ impl Standing {
         let (serving, innermost) = match local {
             Some(local) => (None, local.clone()),
             None => {
-                let serving = match serving_before.and_then(|before| before.kept(config)) {
-                    Some(kept) => kept,
-                    None => Serving {
-                        config: config.clone(),
-                        upstream: Upstream::new(config::Upstream::clone(config))?,
-                        moved: false,
-                    },
+                let kept = serving_before.filter(|before| before.goes_on(config));
+                let serving = match kept {
+                    Some(before) => before.kept(config)?,
+                    None => Serving::new(config)?,
                 };
                 let innermost = Local::new(serving.upstream.clone());
                 (Some(serving), innermost)
@@ -88,17 +95,24 @@ impl Standing {
 
     /// Whether it goes on under this configuration with the connections that it has.
     pub(super) fn goes_on(&self, next: &config::Upstream) -> bool {
-        self.serving.as_ref().is_none_or(|serving| serving.kept(next).is_some())
+        self.serving.as_ref().is_none_or(|serving| serving.goes_on(next))
     }
 }
 
 impl Serving {
-    /// The same upstream under its next configuration, if that leaves it as it is but for listed endpoints and what stands
+    fn new(config: &Arc<config::Upstream>) -> Result<Self, BuildError> {
+        Ok(Self {
+            config: config.clone(),
+            upstream: Upstream::new(config::Upstream::clone(config))?,
+            moved: false,
+            #[cfg(feature = "tls")]
+            rotation: None,
+        })
+    }
+
+    /// Whether its next configuration leaves it as it is, but for listed endpoints, what TLS shows and trusts, and what stands
     /// around it.
-    fn kept(&self, next: &config::Upstream) -> Option<Self> {
-        if *self.config == *next {
-            return Some(Self { moved: false, ..self.clone() });
-        }
+    fn goes_on(&self, next: &config::Upstream) -> bool {
         let mut same = config::Upstream {
             retry_budget: next.retry_budget.clone(),
             hedge: next.hedge.clone(),
@@ -107,11 +121,36 @@ impl Serving {
             shed: next.shed.clone(),
             ..config::Upstream::clone(&self.config)
         };
-        let mut moved = false;
         if let (Endpoints::Static(before), Endpoints::Static(endpoints)) = (&mut same.endpoints, &next.endpoints) {
-            moved = before != endpoints;
             before.clone_from(endpoints);
         }
-        (same == *next).then(|| Self { config: Arc::new(same), upstream: self.upstream.clone(), moved })
+        if let (Some(before), Some(next)) = (&mut same.tls, &next.tls)
+            && before.client_auth.is_some() == next.client_auth.is_some()
+        {
+            before.client_auth.clone_from(&next.client_auth);
+            before.roots.clone_from(&next.roots);
+            before.crls.clone_from(&next.crls);
+            before.trust.clone_from(&next.trust);
+        }
+        same == *next
+    }
+
+    /// The same upstream under its next configuration, with which it [goes on](Self::goes_on).
+    fn kept(&self, next: &Arc<config::Upstream>) -> Result<Self, BuildError> {
+        #[cfg(feature = "tls")]
+        let rotation = match &next.tls {
+            Some(tls) if self.config.tls != next.tls => {
+                let failed = |source| upstream::BuildError::Tls { name: next.name.clone(), source };
+                Some(Arc::new(Rotation::new(tls).map_err(failed)?))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            config: next.clone(),
+            upstream: self.upstream.clone(),
+            moved: self.config.endpoints != next.endpoints,
+            #[cfg(feature = "tls")]
+            rotation,
+        })
     }
 }

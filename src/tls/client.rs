@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    CertificateError, CertificateRefused, Identity, NoProvider, Trust, default_provider,
+    CertificateError, CertificateRefused, Identity, NoProvider, Trust,
+    certificates::load,
+    default_provider,
     trust::Anchors,
     verify::{Expected, ServerVerifier},
 };
@@ -108,19 +110,44 @@ struct Built {
     config: Arc<ClientConfig>,
 }
 
+/// What a configuration shows and trusts, checked. It can take the place of another's under connections that stay.
+pub(crate) struct Rotation {
+    anchors: Arc<Anchors>,
+    key: Option<Arc<CertifiedKey>>,
+}
+
+impl Rotation {
+    /// What `tls` has.
+    pub(crate) fn new(tls: &UpstreamTls) -> Result<Self, ClientTlsError> {
+        let anchors = Arc::new(anchors(tls)?);
+        let key = tls.client_auth.as_ref().map(|auth| {
+            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
+            let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
+            load(&certificate, &*default_provider()?).map(|(key, _)| key)
+        });
+        Ok(Self { anchors, key: key.transpose().map_err(of_client_auth)? })
+    }
+}
+
 impl ClientTls {
     /// TLS as configured. `default_name` is expected of the server if `tls` names none: a DNS name or an IP address.
     ///
     /// # Errors
     /// When names, certificates or keys cannot be used; the error says which and what to do.
     pub fn new(tls: &UpstreamTls, default_name: &str, protocol: Protocol) -> Result<Self, ClientTlsError> {
-        let trust = trust(tls)?;
-        let identity = tls.client_auth.as_ref().map(|auth| {
-            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
-            let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
-            Identity::new(&certificate, trust.clone()).map_err(of_client_auth)
-        });
-        Self::build(tls, trust, identity.transpose()?, default_name, protocol)
+        let Rotation { anchors, key } = Rotation::new(tls)?;
+        let trust = Trust::from(anchors);
+        let identity = key.map(|key| Identity::of(key, trust.clone()));
+        Self::build(tls, trust, identity, default_name, protocol)
+    }
+
+    /// Shows and trusts this for handshakes from now on, where it was made by [`new`](Self::new). Connections that are open
+    /// stay; sessions from before are not resumed.
+    pub(crate) fn rotate(&self, rotation: &Rotation) {
+        self.shared.trust.store(Arc::clone(&rotation.anchors));
+        if let (Some(identity), Some(key)) = (&self.shared.identity, &rotation.key) {
+            identity.store(Arc::clone(key));
+        }
     }
 
     /// Mutual TLS: as [`new`](Self::new), showing `identity` in place of what `tls` has for client authentication, and trusting
@@ -135,10 +162,10 @@ impl ClientTls {
         protocol: Protocol,
     ) -> Result<Self, ClientTlsError> {
         let trust = match &tls.roots {
-            _ if tls.trust.is_some() => trust(tls)?,
+            _ if tls.trust.is_some() => Trust::from(anchors(tls)?),
             Roots::System if tls.crls.is_some() => return Err(ClientTlsError::RevocationListsOfIdentity),
             Roots::System => identity.trust().clone(),
-            Roots::Pem(_) => trust(tls)?,
+            Roots::Pem(_) => Trust::from(anchors(tls)?),
         };
         Self::build(tls, trust, Some(identity.clone()), default_name, protocol)
     }
@@ -279,13 +306,13 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 }
 
 /// Whom a configuration trusts by itself.
-fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
+fn anchors(tls: &UpstreamTls) -> Result<Anchors, ClientTlsError> {
     let crls = tls.crls.as_deref().unwrap_or_default();
     if let Some(bundles) = &tls.trust {
         if tls.roots != Roots::System || tls.crls.is_some() {
             return Err(ClientTlsError::TrustBesideRoots);
         }
-        return Anchors::of_bundles(bundles).map(Trust::from).map_err(|error| match error {
+        return Anchors::of_bundles(bundles).map_err(|error| match error {
             CertificateError::NoProvider(none) => none.into(),
             error => ClientTlsError::Trust(error.to_string()),
         });
@@ -297,7 +324,7 @@ fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
         Roots::System => Anchors::system(crls),
         Roots::Pem(pem) => Anchors::from_memory(pem, crls),
     };
-    anchors.map(Trust::from).map_err(|error| match error {
+    anchors.map_err(|error| match error {
         CertificateError::NoProvider(none) => none.into(),
         CertificateError::SystemRoots(why) => ClientTlsError::SystemRoots(why),
         CertificateError::RevocationList { source, .. } => ClientTlsError::RevocationLists(source.to_string()),

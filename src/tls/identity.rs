@@ -138,13 +138,11 @@ impl Identity {
     }
 
     /// One whose certificate was checked already.
-    #[cfg(feature = "spiffe")]
     pub(super) fn of(key: Arc<CertifiedKey>, trust: Trust) -> Self {
         Self(Arc::new(Shared { shown: ArcSwap::from_pointee(Shown::of(key)), trust }))
     }
 
     /// Shows this from now on, which was checked already.
-    #[cfg(feature = "spiffe")]
     pub(super) fn store(&self, key: Arc<CertifiedKey>) {
         self.0.shown.store(Arc::new(Shown::of(key)));
     }

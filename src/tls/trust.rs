@@ -175,8 +175,8 @@ impl Trust {
         Ok(())
     }
 
-    pub(super) fn store(&self, anchors: Anchors) {
-        self.0.store(Arc::new(anchors));
+    pub(super) fn store(&self, anchors: impl Into<Arc<Anchors>>) {
+        self.0.store(anchors.into());
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Anchors>> {
@@ -186,7 +186,13 @@ impl Trust {
 
 impl From<Anchors> for Trust {
     fn from(anchors: Anchors) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(anchors)))
+        Arc::new(anchors).into()
+    }
+}
+
+impl From<Arc<Anchors>> for Trust {
+    fn from(anchors: Arc<Anchors>) -> Self {
+        Self(Arc::new(ArcSwap::new(anchors)))
     }
 }
 

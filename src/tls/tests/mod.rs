@@ -125,7 +125,7 @@ pub(crate) fn client(identity: &Identity, id: &str) -> ClientTls {
 }
 
 /// A server that answers with who asks.
-fn serve(tls: ServerTls) -> SocketAddr {
+pub(crate) fn serve(tls: ServerTls) -> SocketAddr {
     let server = Server::default().https("127.0.0.1:0", tls).bind().unwrap();
     let address = server.local_addrs()[0];
     tokio::spawn(server.serve(service_fn(|request: Request<Body>| {
