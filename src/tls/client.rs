@@ -144,10 +144,13 @@ impl ClientTls {
     /// Shows and trusts this for handshakes from now on, where it was made by [`new`](Self::new). Connections that are open
     /// stay; sessions from before are not resumed.
     pub(crate) fn rotate(&self, rotation: &Rotation) {
-        self.shared.trust.store(Arc::clone(&rotation.anchors));
-        if let (Some(identity), Some(key)) = (&self.shared.identity, &rotation.key) {
-            identity.store(Arc::clone(key));
-        }
+        let shared = &self.shared;
+        shared.trust.together(|| {
+            shared.trust.store(Arc::clone(&rotation.anchors));
+            if let (Some(identity), Some(key)) = (&shared.identity, &rotation.key) {
+                identity.store(Arc::clone(key));
+            }
+        });
     }
 
     /// Mutual TLS: as [`new`](Self::new), showing `identity` in place of what `tls` has for client authentication, and trusting
@@ -247,15 +250,19 @@ impl Shared {
     /// For trust and identity as they are now. Two connections at once may both build; the sessions of one are then lost, and
     /// no harm done.
     fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let anchors = self.trust.load();
-        let key = self.identity.as_ref().map(Identity::key);
+        let (key, anchors) = match &self.identity {
+            None => (None, Arc::clone(&self.trust.load())),
+            Some(identity) => {
+                let (key, anchors) = identity.snapshot(&self.trust);
+                (Some(key), anchors)
+            }
+        };
         if let Some(built) = &*self.built.load()
             && Arc::ptr_eq(&built.anchors, &anchors)
             && built.key.as_ref().map(Arc::as_ptr) == key.as_ref().map(Arc::as_ptr)
         {
             return Ok(Arc::clone(&built.config));
         }
-        let anchors = Arc::clone(&anchors);
         let verifier = ServerVerifier { anchors: Arc::clone(&anchors), expected: self.expected.clone() };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -56,7 +56,13 @@ use crate::BoxError;
 /// # Ok::<_, portcullis::tls::CertificateError>(())
 /// ```
 #[derive(Clone)]
-pub struct Trust(Arc<ArcSwap<Anchors>>);
+pub struct Trust(Arc<Shared>);
+
+struct Shared {
+    anchors: ArcSwap<Anchors>,
+    /// Held while certificates change along with it, and while it is read along with one.
+    together: Mutex<()>,
+}
 
 /// What one handshake verifies by.
 pub(super) struct Anchors {
@@ -176,11 +182,17 @@ impl Trust {
     }
 
     pub(super) fn store(&self, anchors: impl Into<Arc<Anchors>>) {
-        self.0.store(anchors.into());
+        self.0.anchors.store(anchors.into());
+    }
+
+    /// Changes it along with certificates, or reads it along with one, while nobody else does: never half of a change.
+    pub(super) fn together<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _held = self.0.together.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Anchors>> {
-        self.0.load()
+        self.0.anchors.load()
     }
 }
 
@@ -192,7 +204,7 @@ impl From<Anchors> for Trust {
 
 impl From<Arc<Anchors>> for Trust {
     fn from(anchors: Arc<Anchors>) -> Self {
-        Self(Arc::new(ArcSwap::new(anchors)))
+        Self(Arc::new(Shared { anchors: ArcSwap::new(anchors), together: Mutex::default() }))
     }
 }
 

@@ -225,16 +225,18 @@ impl Shared {
         }
         let update = Update::read(&response)?;
         let trust = self.identity.trust();
-        // Trust first: who is told that an authority goes also learns of the one that comes.
-        trust.store(update.anchors);
         let (default, key) = update.default;
-        self.identity.store(Arc::clone(&key));
-        for (id, key) in update.others.into_iter().chain([(default.clone(), key)]) {
-            match state.by_id.get(&id) {
-                Some(identity) => identity.store(key),
-                None => drop(state.by_id.insert(id, Identity::of(key, trust.clone()))),
+        trust.together(|| {
+            // Trust first: who is told that an authority goes also learns of the one that comes.
+            trust.store(update.anchors);
+            self.identity.store(Arc::clone(&key));
+            for (id, key) in update.others.into_iter().chain([(default.clone(), key)]) {
+                match state.by_id.get(&id) {
+                    Some(identity) => identity.store(key),
+                    None => drop(state.by_id.insert(id, Identity::of(key, trust.clone()))),
+                }
             }
-        }
+        });
         (state.default, state.response) = (default, response);
         drop(state);
         self.changes.send_replace(());
