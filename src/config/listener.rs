@@ -65,6 +65,9 @@ pub struct Termination {
     /// The certificates it shows, chosen by SNI. None means the configuration's own
     /// [`certificates`](super::Config::certificates).
     pub certificates: Vec<Certificate>,
+    /// The identity that the program gave the gateway under this name (`GatewayBuilder::identity`), which is shown whatever name
+    /// is asked for: in the place of certificates, beside which it is an error. It rotates by itself. Default none.
+    pub identity: Option<String>,
     /// Whether and how clients have to show certificates. Default: they are not asked.
     pub client: Option<ClientValidation>,
 }
@@ -74,7 +77,8 @@ pub struct Termination {
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct ClientValidation {
     /// The authorities that clients' certificates have to be from, in PEM. Each is trusted for every name: with those of
-    /// several trust domains here, a partner's could issue our SPIFFE IDs. Required, unless there is [`trust`](Self::trust).
+    /// several trust domains here, a partner's could issue our SPIFFE IDs. Required, unless there is [`trust`](Self::trust) or the listener shows an
+    /// [`identity`](Termination::identity): then, whom that trusts.
     #[cfg_attr(feature = "yaml", serde(default, rename = "ca", deserialize_with = "super::yaml::pem"))]
     pub roots: Arc<[u8]>,
     /// Revocation lists, in PEM. Default none.

@@ -209,8 +209,13 @@ pub struct UpstreamTls {
     pub roots: Roots,
     /// The certificate shown to it, if it asks. Default none.
     pub client_auth: Option<ClientAuth>,
+    /// The identity that the program gave the gateway under this name (`GatewayBuilder::identity`): shown in the place of
+    /// `client_auth`, beside which it is an error, and whom it trusts in the place of whom the system trusts, unless `ca` or
+    /// `trust` says otherwise. It rotates by itself. Default none. By itself an
+    /// [`Upstream`](crate::upstream::Upstream) knows no names, and refuses it.
+    pub identity: Option<String>,
     /// Which SPIFFE ID the certificate must have: its only URI. The server's name is then not looked for in it. Default: the
-    /// name is. It needs `ca`, `trust`, or an identity given by code: whom the system trusts issues no SPIFFE IDs.
+    /// name is. It needs `ca`, `trust` or an identity: whom the system trusts issues no SPIFFE IDs.
     pub spiffe_id: Option<SpiffeId>,
     /// Which trust domain the certificate's SPIFFE ID must be of, where [`spiffe_id`](Self::spiffe_id) does not say more.
     /// Default: as there.

@@ -245,6 +245,9 @@ impl fmt::Display for Stands<'_> {
             if let Some(name) = &tls.server_name {
                 write!(f, " as {name}")?;
             }
+            if let Some(identity) = &tls.identity {
+                write!(f, ", shows identity {identity}")?;
+            }
             if let Some(bundles) = &tls.trust {
                 write!(f, ", trusts {}", TrustDomains(bundles))?;
             }
@@ -332,7 +335,10 @@ mod tests {
             TrustBundle { domain, roots, crls: None, dns_names }
         };
         let trust = Some(vec![bundle("ours.example", true), bundle("partner.example", false)]);
-        upstream.tls = Some(UpstreamTls { trust, ..UpstreamTls::default() });
-        assert_eq!(words(&upstream), "127.0.0.1:1; TLS, trusts ours.example (its DNS names too), partner.example");
+        upstream.tls = Some(UpstreamTls { trust, identity: Some("mesh".into()), ..UpstreamTls::default() });
+        assert_eq!(
+            words(&upstream),
+            "127.0.0.1:1; TLS, shows identity mesh, trusts ours.example (its DNS names too), partner.example"
+        );
     }
 }

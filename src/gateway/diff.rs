@@ -283,6 +283,8 @@ fn listeners(old: &Config, new: &Config) -> Vec<String> {
             ListenerProtocol::TlsPassthrough => ("TLS, passed on", None),
             ListenerProtocol::Tcp => ("TCP", None),
         };
+        let shows = ends.and_then(|ends| ends.identity.as_ref()).map(|name| format!(", shows identity {name}"));
+        let shows = shows.unwrap_or_default();
         let asks = match ends.and_then(|ends| ends.client.as_ref()) {
             Some(client) => {
                 let of = client.trust.as_ref().map(|bundles| format!(" of trust domains {}", TrustDomains(bundles)));
@@ -291,7 +293,7 @@ fn listeners(old: &Config, new: &Config) -> Vec<String> {
             None => String::new(),
         };
         let invalid = listener.invalid.as_ref().map_or_else(String::new, |why| format!(", invalid: {why}"));
-        format!("{spoken} at port {}{at}, host {}{asks}{invalid}", listener.port, listener.host)
+        format!("{spoken} at port {}{at}, host {}{shows}{asks}{invalid}", listener.port, listener.host)
     };
     let mut changes = named(&old.listeners, &new.listeners, |one| &one.name, &words);
     // What has no words of its own.

@@ -2,13 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{BuildError, local::Local, rule::Shared};
+use super::{BuildError, identities::Identities, local::Local, rule::Shared};
 use crate::{
-    config::{self, Endpoints},
+    config::{self, Endpoints, Roots, UpstreamTls},
     upstream::Upstream,
 };
 #[cfg(feature = "tls")]
-use crate::{tls::client::Rotation, upstream};
+use crate::{
+    tls::client::{ClientTlsError, Rotation},
+    upstream,
+};
 
 /// Upstreams by name.
 #[derive(Default)]
@@ -68,6 +71,7 @@ impl Standing {
     pub(super) fn new(
         config: &Arc<config::Upstream>,
         local: Option<&Local>,
+        identities: &Identities,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let serving_before = before.and_then(|before| before.serving.as_ref());
@@ -77,7 +81,7 @@ impl Standing {
                 let kept = serving_before.filter(|before| before.goes_on(config));
                 let serving = match kept {
                     Some(before) => before.kept(config)?,
-                    None => Serving::new(config)?,
+                    None => Serving::new(config, identities)?,
                 };
                 let innermost = Local::new(serving.upstream.clone());
                 (Some(serving), innermost)
@@ -100,10 +104,10 @@ impl Standing {
 }
 
 impl Serving {
-    fn new(config: &Arc<config::Upstream>) -> Result<Self, BuildError> {
+    fn new(config: &Arc<config::Upstream>, identities: &Identities) -> Result<Self, BuildError> {
         Ok(Self {
             config: config.clone(),
-            upstream: Upstream::new(config::Upstream::clone(config))?,
+            upstream: made(config, identities)?,
             moved: false,
             #[cfg(feature = "tls")]
             rotation: None,
@@ -126,6 +130,8 @@ impl Serving {
         }
         if let (Some(before), Some(next)) = (&mut same.tls, &next.tls)
             && before.client_auth.is_some() == next.client_auth.is_some()
+            // Whom an identity trusts is for the program to change.
+            && (before.identity.is_none() || trusts_by_itself(before) == trusts_by_itself(next))
         {
             before.client_auth.clone_from(&next.client_auth);
             before.roots.clone_from(&next.roots);
@@ -153,4 +159,29 @@ impl Serving {
             rotation,
         })
     }
+}
+
+/// Whether it names authorities, in whose place an identity's would be.
+fn trusts_by_itself(tls: &UpstreamTls) -> bool {
+    tls.roots != Roots::System || tls.crls.is_some() || tls.trust.is_some()
+}
+
+#[cfg(not(feature = "tls"))]
+fn made(config: &config::Upstream, _: &Identities) -> Result<Upstream, BuildError> {
+    Ok(Upstream::new(config.clone())?)
+}
+
+/// An upstream, with the identity that its TLS names.
+#[cfg(feature = "tls")]
+fn made(config: &config::Upstream, identities: &Identities) -> Result<Upstream, BuildError> {
+    let Some((tls, name)) = config.tls.as_ref().and_then(|tls| Some((tls, tls.identity.as_ref()?))) else {
+        return Ok(Upstream::new(config.clone())?);
+    };
+    let wrong = |source| upstream::BuildError::Tls { name: config.name.clone(), source };
+    if tls.client_auth.is_some() {
+        return Err(wrong(ClientTlsError::IdentityBesideClientAuth).into());
+    }
+    let identity = identities.find(name);
+    let identity = identity.map_err(|known| wrong(ClientTlsError::UnknownIdentity { name: name.clone(), known }))?;
+    Ok(Upstream::mtls(config.clone(), identity)?)
 }

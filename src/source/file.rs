@@ -5,6 +5,7 @@
 //! value, is an error. Several files make one configuration.
 //!
 //! - Certificates, keys and revocation lists (`cert`, `key`, `ca`, `crl`) are paths, relative to the file they stand in, or PEM text.
+//! - `identity` is the name of one that the program gives (`GatewayBuilder::identity`).
 //! - Durations are numbers with units: `1m30s`, `250ms`.
 //! - Backends and endpoints that need no weight are written as their name or address alone.
 //! - A backend is an upstream of that name or a service in this process; the gateway knows those, and says which is missing.
@@ -150,6 +151,9 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             found(field("endpoints.dns.refresh"), invalid("must be more than zero"));
         }
         if let Some(tls) = &upstream.tls {
+            if tls.identity.is_some() && tls.client_auth.is_some() {
+                found(field("tls.identity"), invalid("cannot stand beside `client_auth`: leave one of them out"));
+            }
             let flat = [("ca", tls.roots != Roots::System), ("crl", tls.crls.is_some())];
             check_trust(&field("tls"), tls.trust.as_deref(), flat, found);
         }
@@ -160,9 +164,15 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             ListenerProtocol::Tls(ends) => ("tls", ends),
             _ => continue,
         };
+        let field = format!("listeners[{index}].protocol.{protocol}");
+        if ends.identity.is_some() && !ends.certificates.is_empty() {
+            let why = invalid("cannot stand beside `certificates`: leave one of them out");
+            found(format!("{field}.identity"), why);
+        }
         let Some(client) = &ends.client else { continue };
-        let field = format!("listeners[{index}].protocol.{protocol}.client");
-        if client.roots.is_empty() && client.trust.is_none() {
+        let field = format!("{field}.client");
+        let of_identity = ends.identity.is_some() && client.crls.is_none();
+        if client.roots.is_empty() && client.trust.is_none() && !of_identity {
             found(format!("{field}.ca"), Fault::Missing);
         }
         let flat = [("ca", !client.roots.is_empty()), ("crl", client.crls.is_some())];

@@ -1,6 +1,6 @@
 //! Authorities by trust domain, and whom a configuration trusts.
 
-use super::{CertificateError, Trust, trust::Anchors};
+use super::{CertificateError, Identity, Trust, trust::Anchors};
 use crate::{
     config::{self, ClientValidation},
     identity::TrustDomain,
@@ -51,9 +51,15 @@ impl<'a> From<&'a config::TrustBundle> for TrustBundle<'a> {
 }
 
 impl Trust {
-    /// Whose clients a listener takes for good ones.
-    pub(crate) fn of_clients(validation: &ClientValidation) -> Result<Self, CertificateError> {
+    /// Whose clients a listener takes for good ones, which may show an identity.
+    pub(crate) fn of_clients(
+        validation: &ClientValidation,
+        identity: Option<&Identity>,
+    ) -> Result<Self, CertificateError> {
         let ClientValidation { roots, crls, trust, mode: _ } = validation;
+        if let (Some(identity), [], None, None) = (identity, &**roots, crls, trust) {
+            return Ok(identity.trust().clone());
+        }
         match trust {
             None => Self::new(roots, crls.as_deref().unwrap_or_default()),
             Some(_) if !roots.is_empty() || crls.is_some() => Err(CertificateError::TrustBesideRoots),

@@ -46,6 +46,17 @@ pub enum ClientTlsError {
     /// Authorities by trust domain, beside such as are trusted for every name.
     #[error("{}", CertificateError::TrustBesideRoots)]
     TrustBesideRoots,
+    /// An identity that the program did not give.
+    #[error("{}", super::NoIdentity { name, known })]
+    UnknownIdentity {
+        /// The name that was not found.
+        name: String,
+        /// The names there are; none outside a gateway.
+        known: Vec<String>,
+    },
+    /// An identity by name, beside a client certificate.
+    #[error("`identity` beside `client_auth`: give one of the two")]
+    IdentityBesideClientAuth,
     /// Revocation lists for the authorities of an identity.
     #[error("`crls` without `roots`, for an identity that has its own: give them with its trust")]
     RevocationListsOfIdentity,
@@ -135,6 +146,9 @@ impl ClientTls {
     /// # Errors
     /// When names, certificates or keys cannot be used; the error says which and what to do.
     pub fn new(tls: &UpstreamTls, default_name: &str, protocol: Protocol) -> Result<Self, ClientTlsError> {
+        if let Some(name) = &tls.identity {
+            return Err(ClientTlsError::UnknownIdentity { name: name.clone(), known: Vec::new() });
+        }
         let Rotation { anchors, key } = Rotation::new(tls)?;
         let trust = Trust::from(anchors);
         let identity = key.map(|key| Identity::of(key, trust.clone()));

@@ -187,3 +187,16 @@ impl fmt::Debug for Identity {
         f.debug_struct("Identity").field("trust", &self.0.trust).finish_non_exhaustive()
     }
 }
+
+/// That there is no identity of this name, in words.
+pub(super) struct NoIdentity<'a> {
+    pub(super) name: &'a str,
+    pub(super) known: &'a [String],
+}
+
+impl fmt::Display for NoIdentity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no identity named `{}`: give it with `GatewayBuilder::identity`", self.name)?;
+        if self.known.is_empty() { Ok(()) } else { write!(f, "; there are: {}", self.known.join(", ")) }
+    }
+}

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a server with certificates by name | [`Certificates`], or a gateway's; [`ServerTls::new`] |
 //! | mutual TLS in a mesh, both sides | [`Identity`]; [`ServerTls::client_certificates`], [`client::ClientTls::mtls`] |
+//! | the same in a gateway's settings, by name | `GatewayBuilder::identity`, then `identity` of an upstream's or a listener's TLS |
 //! | client certificates for some names only | [`ServerTls::client_certificates_for`] with a [`Trust`] for each |
 //! | SPIFFE federation | [`Trust::by_domain`], or `trust` in the settings: each trust domain's authorities for its own IDs only |
 //! | revocation | the CRLs of a [`Trust`] |
@@ -32,6 +33,7 @@ mod verify;
 #[cfg(feature = "spiffe")]
 mod workload;
 
+use self::identity::NoIdentity;
 #[cfg(feature = "spiffe")]
 pub use self::workload::{WorkloadApi, WorkloadError, WorkloadIdentity};
 pub use self::{

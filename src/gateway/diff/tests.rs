@@ -73,11 +73,12 @@ fn whose_clients_a_listener_trusts_is_told() {
     let world = |trust| {
         let mode = ClientValidationMode::Required;
         let client = Some(ClientValidation { roots: b"".as_slice().into(), crls: None, trust: Some(trust), mode });
-        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client });
+        let protocol =
+            ListenerProtocol::Https(Termination { certificates: vec![], client, identity: Some("mesh".into()) });
         config(&[Listener { protocol, ..listener("a", &[], 443, "*") }], &[])
     };
     let told = told(&world(vec![bundle("a.example")]), &world(vec![bundle("a.example"), bundle("b.example")]));
-    let asks = "HTTPS at port 443, host *, asks for clients' certificates of trust domains";
+    let asks = "HTTPS at port 443, host *, shows identity mesh, asks for clients' certificates of trust domains";
     assert_eq!(
         told[2..],
         [format!("    - {asks} a.example (Required)"), format!("    + {asks} a.example, b.example (Required)")]

@@ -220,7 +220,7 @@ fn mistakes_are_named() {
 fn bad_certificates_fail_one_author_and_only_one_listener_of_many() {
     use crate::config::{Certificate, Termination};
     let bad = Certificate { origin: "Secret x".into(), hosts: vec![], chain: vec![], key: vec![] };
-    let protocol = ListenerProtocol::Https(Termination { certificates: vec![bad], client: None });
+    let protocol = ListenerProtocol::Https(Termination { certificates: vec![bad], client: None, identity: None });
     let https = Listener { protocol, ..listener("https", 443, "*") };
     let refused = error_of(config([https.clone()], [], Conflicts::Refuse)).to_string();
     assert!(refused.starts_with("listener `https`: Secret x: "), "{refused}");
@@ -253,7 +253,7 @@ async fn a_partners_authority_issues_no_id_of_ours() {
         mode: ClientValidationMode::Required,
     };
     let world = |client| {
-        let termination = Termination { certificates: vec![ours.issue(&[PAY])], client: Some(client) };
+        let termination = Termination { certificates: vec![ours.issue(&[PAY])], client: Some(client), identity: None };
         let public = Listener { protocol: ListenerProtocol::Https(termination), ..listener("public", 443, "*") };
         config([public], [], Conflicts::Refuse)
     };
@@ -282,6 +282,51 @@ async fn a_partners_authority_issues_no_id_of_ours() {
     assert!(matches!(told(validation(twice)), CertificateError::TrustDomainTwice { .. }));
 }
 
+#[cfg(feature = "tls-ring")]
+#[tokio::test]
+async fn a_listener_shows_the_identity_it_names_and_trusts_whom_that_trusts() {
+    use crate::{
+        config::{ClientValidation, ClientValidationMode, Termination},
+        tls::{
+            CertificateError, RefusedReason,
+            tests::{CART, PAY, ca, client, refused, shake},
+        },
+    };
+    let (old, new) = (ca(), ca());
+    let pay = old.identity(&[PAY]);
+    let (roots, mode) = (b"".as_slice().into(), ClientValidationMode::Required);
+    let validation = ClientValidation { roots, crls: None, trust: None, mode };
+    let world = |name: &str, certificates| {
+        let (identity, client) = (Some(name.to_owned()), Some(validation.clone()));
+        let protocol = ListenerProtocol::Https(Termination { certificates, identity, client });
+        config([Listener { protocol, ..listener("mesh", 443, "*") }], [], Conflicts::Refuse)
+    };
+    let builder = |config| Gateway::builder(config).identity("pay", pay.clone());
+    let gateway = builder(world("pay", vec![])).build().unwrap();
+    let snapshot = gateway.shared.snapshot.load();
+    let server = &snapshot.listeners.terminations["mesh"];
+    let cart = client(&old.identity(&[CART]), PAY);
+    let admitted = shake(server, &cart).await.0.unwrap();
+    assert_eq!(admitted.peer_identity.unwrap().to_string(), CART);
+    pay.replace_all(&new.issue(&[PAY]), new.pem.as_bytes(), b"").unwrap();
+    shake(server, &client(&new.identity(&[CART]), PAY)).await.0.unwrap();
+    let late = crate::tls::Identity::new(&old.issue(&[CART]), new.trust()).unwrap();
+    let error = shake(server, &client(&late, PAY)).await.0.unwrap_err();
+    assert_eq!(refused(&error).reason(), RefusedReason::UnknownAuthority);
+
+    let told = |config| match builder(config).build() {
+        Err(BuildError::Listeners(ListenerError::Tls { listener, source })) if listener == "mesh" => source,
+        other => panic!("{other:?}"),
+    };
+    let unknown = told(world("cart", vec![]));
+    assert!(
+        matches!(&unknown, CertificateError::UnknownIdentity { name, known } if name == "cart" && *known == ["pay"])
+    );
+    assert!(unknown.to_string().starts_with("there is no identity named `cart`"), "{unknown}");
+    let beside = told(world("pay", vec![old.issue(&[PAY])]));
+    assert!(matches!(beside, CertificateError::IdentityBesideCertificates), "{beside}");
+}
+
 #[test]
 fn a_table_is_made_once_however_many_listeners_lead_to_it() {
     let listeners = [listener("a", 80, "*"), listener("b", 81, "*")];
@@ -303,7 +348,7 @@ async fn a_listener_that_asks_clients_for_certificates_is_not_joined_with_one_th
     let validation =
         |mode| Some(ClientValidation { roots: b"not looked at".as_slice().into(), crls: None, trust: None, mode });
     let https = |name: &str, client| {
-        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client });
+        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client, identity: None });
         Listener { protocol, ..listener(name, 443, "x.example") }
     };
     let routes = [route("open", &["open"], &["x.example"]), route("safe", &["safe"], &["x.example"])];

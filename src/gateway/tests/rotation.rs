@@ -5,6 +5,7 @@ use crate::{
     config::{Certificate, ClientAuth, Protocol, Roots, UpstreamTls},
     tls::{
         Identity, Trust,
+        client::ClientTlsError,
         tests::{CART, Ca, PAY, ca, mutual, serve},
     },
     upstream::Upstream,
@@ -92,4 +93,73 @@ async fn a_bad_certificate_is_refused_and_another_expectation_is_another_upstrea
     gateway.apply(world(address, &certificate, &ca.pem, CART)).unwrap();
     assert!(!only(&gateway).is_same(&upstream), "whom it expects is not what rotates");
     assert_eq!(answer(&gateway).await.extensions().get(), Some(&Outcome::CertificateRefused));
+}
+
+/// The same with an identity that the program gives.
+fn named(address: SocketAddr, identity: &str) -> Config {
+    let (identity, spiffe_id) = (Some(identity.to_owned()), Some(PAY.parse().unwrap()));
+    let tls = Some(UpstreamTls { identity, spiffe_id, ..UpstreamTls::default() });
+    let pay = config::Upstream { tls, protocol: Protocol::Http1, ..to("pay", [address]) };
+    config([rule("/", [BackendRef::new("pay")])], [pay])
+}
+
+#[tokio::test]
+async fn an_upstream_shows_the_identity_it_names_as_that_rotates() {
+    let (old, new) = (ca(), ca());
+    let (address, pay) = server(&old, &new);
+    let cart = old.identity(&[CART]);
+    let gateway = Gateway::builder(named(address, "mesh")).identity("mesh", cart.clone()).build().unwrap();
+    let upstream = only(&gateway);
+    let open = answer(&gateway).await;
+
+    let renewed = format!("{CART}2");
+    cart.replace_all(&new.issue(&[&renewed]), new.pem.as_bytes(), b"").unwrap();
+    pay.replace_all(&new.issue(&[PAY]), new.pem.as_bytes(), b"").unwrap();
+    let next = answer(&gateway).await;
+    assert!(only(&gateway).is_same(&upstream));
+    assert_eq!((text(next).await, text(open).await), (renewed.clone(), CART.to_owned()));
+
+    // Authorities of a configuration's own take the place of the identity's, for this upstream alone.
+    let mut own = named(address, "mesh");
+    own.upstreams[0].tls.as_mut().unwrap().roots = Roots::Pem(old.pem.as_bytes().into());
+    gateway.apply(own.clone()).unwrap();
+    let strict = only(&gateway);
+    assert!(!strict.is_same(&upstream));
+    assert_eq!(answer(&gateway).await.extensions().get(), Some(&Outcome::CertificateRefused));
+    let both = format!("{}{}", old.pem, new.pem);
+    own.upstreams[0].tls.as_mut().unwrap().roots = Roots::Pem(both.as_bytes().into());
+    gateway.apply(own).unwrap();
+    assert!(only(&gateway).is_same(&strict));
+    assert_eq!(text(answer(&gateway).await).await, renewed);
+    assert_eq!(format!("{:?}", cart.trust()), "Trust { roots: 1, crls: 0 }", "and the identity's stay");
+    gateway.apply(named(address, "mesh")).unwrap();
+    assert!(!only(&gateway).is_same(&strict));
+    assert_eq!(text(answer(&gateway).await).await, renewed);
+}
+
+#[tokio::test]
+async fn an_identity_must_be_given_and_be_the_only_thing_shown() {
+    let ca = ca();
+    let address = closed().await;
+    let build = |config| Gateway::builder(config).identity("mesh", ca.identity(&[CART])).build();
+    let told = |config| match build(config) {
+        Err(BuildError::Upstream(crate::upstream::BuildError::Tls { name, source })) if name == "pay" => source,
+        other => panic!("{other:?}"),
+    };
+    let error = told(named(address, "mush"));
+    assert_eq!(error, ClientTlsError::UnknownIdentity { name: "mush".into(), known: vec!["mesh".to_owned()] });
+    assert_eq!(
+        error.to_string(),
+        "there is no identity named `mush`: give it with `GatewayBuilder::identity`; there are: mesh"
+    );
+    let mut both = world(address, &ca.issue(&[CART]), &ca.pem, PAY);
+    both.upstreams[0].tls.as_mut().unwrap().identity = Some("mesh".into());
+    assert_eq!(told(both), ClientTlsError::IdentityBesideClientAuth);
+    let mut lists = named(address, "mesh");
+    lists.upstreams[0].tls.as_mut().unwrap().crls = Some(b"".as_slice().into());
+    let gateway = build(named(address, "mesh")).unwrap();
+    assert!(gateway.apply(lists).unwrap_err().to_string().contains("for an identity that has its own"));
+    // An upstream by itself knows no names.
+    let alone = Upstream::new(named(address, "mesh").upstreams.remove(0)).unwrap_err().to_string();
+    assert_eq!(alone, "upstream `pay`: there is no identity named `mesh`: give it with `GatewayBuilder::identity`");
 }

@@ -219,6 +219,7 @@ fn certificates_are_read_from_beside_the_file() {
             trust_domain: Some("a.example".parse().unwrap()),
             crls: Some(list.as_bytes().into()),
             trust: None,
+            identity: None,
         })
     );
     let origin = format!("{0}/gate.yaml:2: certificates[0] ({0}/certs/c.pem)", folder.path().display());
@@ -306,6 +307,36 @@ fn trust_is_given_by_domain() {
     let gone = format!("6: upstreams[0].tls.trust[0].ca: cannot be read: {}/gone: ", folder.path().display());
     let found = told("{ca: ours.pem}", "{trust: [{domain: a.example, ca: gone}]}");
     assert!(found.len() == 1 && found[0].starts_with(&gone), "{found:?}");
+}
+
+#[test]
+fn an_identity_is_named_in_the_place_of_certificates() {
+    let text = |https: &str, tls: &str| {
+        format!("listeners:\n- {{name: l, port: 1, protocol: {{https: {{{https}}}}}}}\n{UPSTREAM}  tls: {{{tls}}}\n")
+    };
+    let config = parse("f.yaml", &text("identity: mesh, client: {}", "identity: mesh")).unwrap().config;
+    assert_eq!(config.upstreams[0].tls.as_ref().unwrap().identity.as_deref(), Some("mesh"));
+    let ListenerProtocol::Https(ends) = &config.listeners[0].protocol else { panic!("{config:?}") };
+    assert_eq!(ends.identity.as_deref(), Some("mesh"));
+    assert!(ends.client.is_some(), "whom it trusts is the identity's");
+
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = pair();
+    fs::write(folder.path().join("c.pem"), cert).unwrap();
+    fs::write(folder.path().join("c.key"), key).unwrap();
+    let path = folder.path().join("gate.yaml");
+    let own = "{cert: c.pem, key: c.key}";
+    let both = text(&format!("identity: mesh, certificates: [{own}]"), &format!("identity: mesh, client_auth: {own}"));
+    fs::write(&path, both).unwrap();
+    let error = load([&path]).unwrap_err();
+    let told: Vec<_> = error.problems().iter().map(|one| format!("{}: {}", one.field, one.fault)).collect();
+    assert_eq!(
+        told,
+        [
+            "listeners[0].protocol.https.identity: cannot stand beside `certificates`: leave one of them out",
+            "upstreams[0].tls.identity: cannot stand beside `client_auth`: leave one of them out",
+        ]
+    );
 }
 
 #[test]

@@ -291,7 +291,7 @@ impl<'a> Builder<'a, '_> {
             },
             None => (None, None),
         };
-        (Termination { certificates, client }, without.or(refused))
+        (Termination { certificates, client, ..Termination::default() }, without.or(refused))
     }
 
     /// What is asked of clients' certificates, and why nothing can be.
