@@ -155,8 +155,8 @@ impl ClientTls {
         Self::build(tls, trust, identity, default_name, protocol)
     }
 
-    /// Shows and trusts this for handshakes from now on, where it was made by [`new`](Self::new). Connections that are open
-    /// stay; sessions from before are not resumed.
+    /// Shows and trusts this for handshakes from now on. Connections that are open stay; sessions from before are not resumed.
+    /// For TLS whose trust is its own: an identity's is for the program to replace.
     pub(crate) fn rotate(&self, rotation: &Rotation) {
         let shared = &self.shared;
         shared.trust.together(|| {
