@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 #[cfg(feature = "yaml")]
 use serde::Deserialize;
 
-use super::{BackendRef, Certificate, Host, Upstream};
+use super::{BackendRef, Certificate, Host, TrustBundle, Upstream};
 
 /// A place where requests or connections come in.
 ///
@@ -65,6 +65,9 @@ pub struct Termination {
     /// The certificates it shows, chosen by SNI. None means the configuration's own
     /// [`certificates`](super::Config::certificates).
     pub certificates: Vec<Certificate>,
+    /// The identity that the program gave the gateway under this name (`GatewayBuilder::identity`), which is shown whatever name
+    /// is asked for: in the place of certificates, beside which it is an error. It rotates by itself. Default none.
+    pub identity: Option<String>,
     /// Whether and how clients have to show certificates. Default: they are not asked.
     pub client: Option<ClientValidation>,
 }
@@ -73,12 +76,19 @@ pub struct Termination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
 pub struct ClientValidation {
-    /// The authorities that clients' certificates have to be from, in PEM.
-    #[cfg_attr(feature = "yaml", serde(rename = "ca", deserialize_with = "super::yaml::pem"))]
+    /// The authorities that clients' certificates have to be from, in PEM. Each is trusted for every name: with those of
+    /// several trust domains here, a partner's could issue our SPIFFE IDs. Required, unless there is [`trust`](Self::trust) or the listener shows an
+    /// [`identity`](Termination::identity): then, whom that trusts.
+    #[cfg_attr(feature = "yaml", serde(default, rename = "ca", deserialize_with = "super::yaml::pem"))]
     pub roots: Arc<[u8]>,
     /// Revocation lists, in PEM. Default none.
     #[cfg_attr(feature = "yaml", serde(default, rename = "crl", deserialize_with = "super::yaml::crls"))]
     pub crls: Option<Arc<[u8]>>,
+    /// SPIFFE federation: the authorities by the trust domain whose SPIFFE IDs they issue, in the place of `ca` and `crl`,
+    /// beside which it is an error. A certificate without an ID, or of no domain in the list, is not good. Default: `ca` says
+    /// it.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub trust: Option<Vec<TrustBundle>>,
     /// What becomes of a client without a certificate, or with a bad one.
     #[cfg_attr(feature = "yaml", serde(default))]
     pub mode: ClientValidationMode,

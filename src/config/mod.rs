@@ -61,8 +61,8 @@ pub use self::{
     timeouts::Timeouts,
     traffic::{Hedge, Retry, RetryBudget, Rollout, SessionCarrier, SessionPersistence, Split},
     upstream::{
-        Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, SubjectName, Upstream,
-        UpstreamTls,
+        Balancer, ClientAuth, Endpoint, Endpoints, HashKey, PoolLimits, Protocol, Roots, SubjectName, TrustBundle,
+        Upstream, UpstreamTls,
     },
 };
 

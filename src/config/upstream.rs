@@ -190,6 +190,10 @@ pub struct PoolLimits {
 }
 
 /// TLS towards an upstream.
+///
+/// A gateway that is given another certificate or key to show, or other authorities or revocation lists, takes them for its
+/// next connections and keeps those that are open, with all it knows of the endpoints. So a server that would be refused now is
+/// still asked over a connection from before, until that ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct UpstreamTls {
@@ -206,8 +210,13 @@ pub struct UpstreamTls {
     pub roots: Roots,
     /// The certificate shown to it, if it asks. Default none.
     pub client_auth: Option<ClientAuth>,
+    /// The identity that the program gave the gateway under this name (`GatewayBuilder::identity`): shown in the place of
+    /// `client_auth`, beside which it is an error, and whom it trusts in the place of whom the system trusts, unless `ca` or
+    /// `trust` says otherwise. It rotates by itself. Default none. By itself an
+    /// [`Upstream`](crate::upstream::Upstream) knows no names, and refuses it.
+    pub identity: Option<String>,
     /// Which SPIFFE ID the certificate must have: its only URI. The server's name is then not looked for in it. Default: the
-    /// name is. It needs `ca`, or an identity given by code: whom the system trusts issues no SPIFFE IDs.
+    /// name is. It needs `ca`, `trust` or an identity: whom the system trusts issues no SPIFFE IDs.
     pub spiffe_id: Option<SpiffeId>,
     /// Which trust domain the certificate's SPIFFE ID must be of, where [`spiffe_id`](Self::spiffe_id) does not say more.
     /// Default: as there.
@@ -216,6 +225,29 @@ pub struct UpstreamTls {
     /// is current. Default none.
     #[cfg_attr(feature = "yaml", serde(rename = "crl", deserialize_with = "super::yaml::crls"))]
     pub crls: Option<Arc<[u8]>>,
+    /// SPIFFE federation: who may have signed the certificate, by the trust domain of its SPIFFE ID; in the place of `ca` and
+    /// `crl`, beside which it is an error. One without an ID, or of no domain in the list, is refused. A server that is
+    /// expected by name needs a bundle that is believed about [`dns_names`](TrustBundle::dns_names). Default: `ca` says it.
+    pub trust: Option<Vec<TrustBundle>>,
+}
+
+/// The authorities of one SPIFFE trust domain, trusted for its IDs and no others: what `tls::Trust::by_domain` takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+pub struct TrustBundle {
+    /// Whose SPIFFE IDs they issue. Each domain once: what a partner sent must not add to our own.
+    pub domain: TrustDomain,
+    /// The authorities, in PEM. At least one.
+    #[cfg_attr(feature = "yaml", serde(rename = "ca", deserialize_with = "super::yaml::pem"))]
+    pub roots: Arc<[u8]>,
+    /// Certificates that they revoked (CRLs), in PEM. Each authority in the chain then needs a list that is current. Default
+    /// none.
+    #[cfg_attr(feature = "yaml", serde(default, rename = "crl", deserialize_with = "super::yaml::crls"))]
+    pub crls: Option<Arc<[u8]>>,
+    /// Whether they are believed about DNS names and IP addresses too, beside the SPIFFE ID that a certificate must have.
+    /// For one's own domain: any other could issue our names. Default false.
+    #[cfg_attr(feature = "yaml", serde(default))]
+    pub dns_names: bool,
 }
 
 /// A name that a certificate may be for.

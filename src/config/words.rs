@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     AdaptiveConcurrency, BackendRef, ClientCert, Endpoints, FaultKind, Filter, HeaderChanges, PathChange, Protocol,
-    RateKey, Redirect, Rule, Scheme, SessionCarrier, Split, Upstream,
+    RateKey, Redirect, Rule, Scheme, SessionCarrier, Split, TrustBundle, Upstream,
 };
 
 /// What a rule does with its requests, in one line.
@@ -22,6 +22,9 @@ pub(crate) struct Stands<'a> {
     /// What is answered where there is none.
     pub(crate) no_endpoint: &'a str,
 }
+
+/// Whose SPIFFE IDs are trusted, each by authorities of its own.
+pub(crate) struct TrustDomains<'a>(pub(crate) &'a [TrustBundle]);
 
 struct Filtering<'a>(&'a Filter);
 
@@ -242,6 +245,12 @@ impl fmt::Display for Stands<'_> {
             if let Some(name) = &tls.server_name {
                 write!(f, " as {name}")?;
             }
+            if let Some(identity) = &tls.identity {
+                write!(f, ", shows identity {identity}")?;
+            }
+            if let Some(bundles) = &tls.trust {
+                write!(f, ", trusts {}", TrustDomains(bundles))?;
+            }
         }
         let adaptive = upstream.adaptive_concurrency.as_ref().map(|adaptive| match adaptive {
             AdaptiveConcurrency::Gradient(_) | AdaptiveConcurrency::Aimd(_) => "adaptive limit of concurrency",
@@ -257,6 +266,19 @@ impl fmt::Display for Stands<'_> {
             upstream.shed.as_ref().map(|_| "load shedding"),
         ];
         parts.into_iter().flatten().try_for_each(|part| write!(f, "; {part}"))
+    }
+}
+
+impl fmt::Display for TrustDomains<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nobody");
+        }
+        let one = self.0.iter().map(|bundle| {
+            let names = if bundle.dns_names { " (its DNS names too)" } else { "" };
+            format!("{}{names}", bundle.domain)
+        });
+        f.write_str(&listed(one))
     }
 }
 
@@ -308,5 +330,15 @@ mod tests {
         upstream.endpoints = Endpoints::fixed(["127.0.0.1:1".parse().unwrap()]);
         upstream.tls = Some(UpstreamTls { server_name: Some("cart.example".into()), ..UpstreamTls::default() });
         assert_eq!(words(&upstream), "127.0.0.1:1; TLS as cart.example");
+        let bundle = |domain: &str, dns_names| {
+            let (domain, roots) = (domain.parse().unwrap(), b"".as_slice().into());
+            TrustBundle { domain, roots, crls: None, dns_names }
+        };
+        let trust = Some(vec![bundle("ours.example", true), bundle("partner.example", false)]);
+        upstream.tls = Some(UpstreamTls { trust, identity: Some("mesh".into()), ..UpstreamTls::default() });
+        assert_eq!(
+            words(&upstream),
+            "127.0.0.1:1; TLS, shows identity mesh, trusts ours.example (its DNS names too), partner.example"
+        );
     }
 }

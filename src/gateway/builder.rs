@@ -15,11 +15,14 @@ use super::{
     BuildError, Gateway, Shared,
     compile::Compiler,
     dispatch::Dispatch,
+    identities::Identities,
     local::{Local, Locals},
     streams::IDLE_TIMEOUT,
 };
 #[cfg(feature = "metrics")]
 use crate::telemetry::metrics::Metrics;
+#[cfg(feature = "tls")]
+use crate::tls::Identity;
 use crate::{
     Body, BoxError, Error, Outcome,
     config::Config,
@@ -35,6 +38,7 @@ use crate::{
 pub struct GatewayBuilder {
     config: Config,
     locals: Locals,
+    identities: Identities,
     forwarded: ForwardedLayer,
     forward: ForwardLayer,
     respond: RespondLayer,
@@ -50,6 +54,7 @@ impl GatewayBuilder {
         Self {
             config,
             locals: Locals::default(),
+            identities: Identities::default(),
             forwarded: ForwardedLayer::new(),
             forward: ForwardLayer::new(),
             respond: RespondLayer::new(),
@@ -77,6 +82,29 @@ impl GatewayBuilder {
     {
         let service = service.map_err(|error| Error::new(Outcome::Internal).with_source(error));
         self.locals.insert(name.into(), Local::new(service));
+        self
+    }
+
+    /// An identity of this program, which upstreams and listeners of the configuration show where they say
+    /// [`identity: name`](crate::config::UpstreamTls::identity): one that rotates while it is used, as a
+    /// `WorkloadIdentity` does, without another configuration. Of two of one name the last counts. It may be one that only a
+    /// later configuration names.
+    ///
+    /// ```no_run
+    /// use portcullis::{gateway::Gateway, tls::{Identity, IdentityFiles}};
+    ///
+    /// let files = IdentityFiles::new("svid.pem", "key.pem", "bundle.pem");
+    /// let mesh = Identity::from_pem_files(&files)?;
+    /// # let config = portcullis::config::Config::default();
+    /// let gateway = Gateway::builder(config).identity("mesh", mesh.clone()).build()?;
+    /// // Later, for all that show it:
+    /// mesh.reload_pem_files(&files)?;
+    /// # let _ = gateway;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn identity(mut self, name: impl Into<String>, identity: Identity) -> Self {
+        self.identities.insert(name.into(), identity);
         self
     }
 
@@ -140,7 +168,7 @@ impl GatewayBuilder {
     /// When the configuration cannot be served: what is wrong, and where.
     pub fn build(self) -> Result<Gateway, BuildError> {
         let tunnels = Tunnels::new();
-        let compiler = Compiler::new(self.locals, self.forward.tunnels(tunnels.clone()), self.bind);
+        let compiler = Compiler::new(self.locals, self.identities, self.forward.tunnels(tunnels.clone()), self.bind);
         let snapshot = compiler.compile(self.config, None)?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let stack = ServiceBuilder::new()

@@ -10,6 +10,7 @@ use std::{
 use thiserror::Error;
 
 use super::{
+    identities::Identities,
     listeners::{CompileError, ListenerError, Listeners, Parts},
     local::Locals,
     mesh::{self, Services},
@@ -55,6 +56,7 @@ struct KeptRule {
 /// What every snapshot of a gateway is made with.
 pub(super) struct Compiler {
     locals: Locals,
+    identities: Identities,
     forward: ForwardLayer,
     /// Where listeners without an address of their own listen.
     bind: IpAddr,
@@ -145,8 +147,12 @@ fn list(known: &[String]) -> String {
 }
 
 impl Compiler {
-    pub(super) fn new(locals: Locals, forward: ForwardLayer, bind: IpAddr) -> Self {
-        Self { locals, forward, bind }
+    pub(super) fn new(locals: Locals, identities: Identities, forward: ForwardLayer, bind: IpAddr) -> Self {
+        Self { locals, identities, forward, bind }
+    }
+
+    fn standing(&self, config: &Arc<config::Upstream>, before: Option<&Standing>) -> Result<Standing, BuildError> {
+        Standing::new(config, self.locals.find(&config.name), &self.identities, before)
     }
 
     /// Everything that can fail; what `previous` has and `config` keeps is taken over.
@@ -187,6 +193,8 @@ impl Compiler {
             upstream: &|name| upstreams.get(name)?.serving.as_ref().map(|serving| serving.upstream.clone()),
             #[cfg(feature = "tls")]
             certificates: &certificates,
+            #[cfg(feature = "tls")]
+            identities: &self.identities,
             previous: previous.map(|previous| (&previous.listeners, &*previous.config)),
         })?;
         Ok(Snapshot {
@@ -210,7 +218,7 @@ impl Compiler {
                 return Err(BuildError::DuplicateUpstream { name: name.clone() });
             }
             let before = previous.and_then(|previous| previous.standing(name));
-            let standing = Standing::new(&Arc::new(upstream.clone()), self.locals.find(name), before.as_ref())?;
+            let standing = self.standing(&Arc::new(upstream.clone()), before.as_ref())?;
             upstreams.insert(name, standing);
         }
         Ok(upstreams)
@@ -231,7 +239,7 @@ impl Compiler {
             let before = before.or_else(|| listed().cloned()).filter(|before| before.goes_on(upstream));
             let Some(before) = before.filter(|_| upstreams.get(name).is_none()) else { continue };
             // What cannot be made is for its next call to say.
-            if let Ok(standing) = Standing::new(upstream, self.locals.find(name), Some(&before)) {
+            if let Ok(standing) = self.standing(upstream, Some(&before)) {
                 called.insert(name, standing);
             }
         }
@@ -250,7 +258,7 @@ impl Compiler {
             Some(upstream) if snapshot.upstreams.get(&upstream.name).is_none() => {
                 let name = &upstream.name;
                 if called.get(name).is_none() {
-                    called.insert(name, Standing::new(upstream, self.locals.find(name), None)?);
+                    called.insert(name, self.standing(upstream, None)?);
                 }
                 &*called
             }
@@ -275,7 +283,7 @@ impl Compiler {
                 health_check: None,
                 ..config::Upstream::clone(upstream)
             };
-            let standing = Standing::new(&Arc::new(idle), self.locals.find(&upstream.name), None)?;
+            let standing = self.standing(&Arc::new(idle), None)?;
             idle_ones.insert(&upstream.name, standing);
         }
         let upstreams = if own.is_some() { &idle_ones } else { &snapshot.upstreams };

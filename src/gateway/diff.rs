@@ -14,7 +14,7 @@ use crate::{
     config::{
         Certificate, Config, Endpoints, Forwarded, Host, Listener, ListenerProtocol, MeshParent, Route, Service,
         StreamRoute, Upstream,
-        words::{Shares, Stands},
+        words::{Shares, Stands, TrustDomains},
     },
     route::{self, TableError, diff_domains},
 };
@@ -283,12 +283,17 @@ fn listeners(old: &Config, new: &Config) -> Vec<String> {
             ListenerProtocol::TlsPassthrough => ("TLS, passed on", None),
             ListenerProtocol::Tcp => ("TCP", None),
         };
+        let shows = ends.and_then(|ends| ends.identity.as_ref()).map(|name| format!(", shows identity {name}"));
+        let shows = shows.unwrap_or_default();
         let asks = match ends.and_then(|ends| ends.client.as_ref()) {
-            Some(client) => format!(", asks for clients' certificates ({:?})", client.mode),
+            Some(client) => {
+                let of = client.trust.as_ref().map(|bundles| format!(" of trust domains {}", TrustDomains(bundles)));
+                format!(", asks for clients' certificates{} ({:?})", of.unwrap_or_default(), client.mode)
+            }
             None => String::new(),
         };
         let invalid = listener.invalid.as_ref().map_or_else(String::new, |why| format!(", invalid: {why}"));
-        format!("{spoken} at port {}{at}, host {}{asks}{invalid}", listener.port, listener.host)
+        format!("{spoken} at port {}{at}, host {}{shows}{asks}{invalid}", listener.port, listener.host)
     };
     let mut changes = named(&old.listeners, &new.listeners, |one| &one.name, &words);
     // What has no words of its own.

@@ -17,8 +17,9 @@
 //! 4. A backend named as a [local service](GatewayBuilder::local) is that service, whatever else has that name.
 //! 5. [`apply`](Gateway::apply) replaces everything at once: each request is served by one configuration from beginning to
 //!    end. What can fail is done first, so a configuration that is refused changes nothing. Upstreams whose settings stay
-//!    keep their connections and what their balancers know, also when their endpoints change. So do budgets, quotas,
-//!    limits and rollouts keep their state while their own settings stay.
+//!    keep their connections and what their balancers and circuit breakers know, also when their endpoints change, or TLS
+//!    shows another certificate or trusts other authorities: their next connections do, and those that are open last as long
+//!    as they would have. What [`identity`](GatewayBuilder::identity) names rotates without a configuration. So do budgets, quotas, limits and rollouts keep their state while their own settings stay.
 //! 6. Calls that this process makes to the configuration's services are governed by the same rules: [`client`](Gateway::client).
 //! 7. A rule of which a part cannot be made is refused with the configuration; or, where many authors share a table
 //!    ([`Conflicts::Oldest`](crate::config::Conflicts)), answered 500 by itself.
@@ -60,6 +61,7 @@ mod compile;
 mod diff;
 mod dispatch;
 mod explain;
+mod identities;
 mod list;
 mod listeners;
 mod local;

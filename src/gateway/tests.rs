@@ -22,6 +22,8 @@ use crate::{
     route::RouteMatch,
 };
 
+#[cfg(feature = "tls-ring")]
+mod rotation;
 mod split;
 #[cfg(feature = "metrics")]
 mod streams;

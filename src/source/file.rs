@@ -4,7 +4,8 @@
 //! [`Upstream`](crate::config::Upstream), where their defaults are written down too. A field that is not known, or has no
 //! value, is an error. Several files make one configuration.
 //!
-//! - Certificates and keys (`cert`, `key`, `ca`) are paths, relative to the file they stand in, or PEM text.
+//! - Certificates, keys and revocation lists (`cert`, `key`, `ca`, `crl`) are paths, relative to the file they stand in, or PEM text.
+//! - `identity` is the name of one that the program gives (`GatewayBuilder::identity`).
 //! - Durations are numbers with units: `1m30s`, `250ms`.
 //! - Backends and endpoints that need no weight are written as their name or address alone.
 //! - A backend is an upstream of that name or a service in this process; the gateway knows those, and says which is missing.
@@ -36,7 +37,7 @@ use super::{
     files,
     tree::{Node, Value},
 };
-use crate::config::{Certificate, Config, Endpoints, Filter, ListenerProtocol, PathMatch};
+use crate::config::{Certificate, Config, Endpoints, Filter, ListenerProtocol, PathMatch, Roots, TrustBundle};
 
 /// Joins the documents to one configuration; what is wrong with them goes to `report`.
 pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut Fingerprint) -> Config {
@@ -149,6 +150,57 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
         {
             found(field("endpoints.dns.refresh"), invalid("must be more than zero"));
         }
+        if let Some(tls) = &upstream.tls {
+            if tls.identity.is_some() && tls.client_auth.is_some() {
+                found(field("tls.identity"), invalid("cannot stand beside `client_auth`: leave one of them out"));
+            }
+            let flat = [("ca", tls.roots != Roots::System), ("crl", tls.crls.is_some())];
+            check_trust(&field("tls"), tls.trust.as_deref(), flat, found);
+        }
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let (protocol, ends) = match &listener.protocol {
+            ListenerProtocol::Https(ends) => ("https", ends),
+            ListenerProtocol::Tls(ends) => ("tls", ends),
+            _ => continue,
+        };
+        let field = format!("listeners[{index}].protocol.{protocol}");
+        if ends.identity.is_some() && !ends.certificates.is_empty() {
+            let why = invalid("cannot stand beside `certificates`: leave one of them out");
+            found(format!("{field}.identity"), why);
+        }
+        let Some(client) = &ends.client else { continue };
+        let field = format!("{field}.client");
+        let of_identity = ends.identity.is_some() && client.crls.is_none();
+        if client.roots.is_empty() && client.trust.is_none() && !of_identity {
+            found(format!("{field}.ca"), Fault::Missing);
+        }
+        let flat = [("ca", !client.roots.is_empty()), ("crl", client.crls.is_some())];
+        check_trust(&field, client.trust.as_deref(), flat, found);
+    }
+}
+
+/// Trust by domain: with what is `flat`, authorities would be trusted for every name after all.
+fn check_trust(
+    field: &str,
+    trust: Option<&[TrustBundle]>,
+    flat: [(&str, bool); 2],
+    found: &mut dyn FnMut(String, Fault),
+) {
+    let Some(bundles) = trust else { return };
+    for (name, _) in flat.into_iter().filter(|(_, is_there)| *is_there) {
+        let why = "cannot stand beside `trust`, where each trust domain has its own: move it there, or leave one out";
+        found(format!("{field}.{name}"), Fault::Invalid(why.to_owned()));
+    }
+    if bundles.is_empty() {
+        let why = "has no trust domain: name one, or leave the field out";
+        found(format!("{field}.trust"), Fault::Invalid(why.to_owned()));
+    }
+    for (index, bundle) in bundles.iter().enumerate() {
+        if bundles.iter().take(index).any(|before| before.domain == bundle.domain) {
+            let why = format!("`{}` is there twice: give all its authorities in one place", bundle.domain);
+            found(format!("{field}.trust[{index}].domain"), Fault::Invalid(why));
+        }
     }
 }
 
@@ -183,13 +235,22 @@ fn read_references(document: &mut Document, origins: &mut Vec<String>, report: &
             }
         }
     };
+    let trust = |field: &str, node: &mut Node, read: &mut dyn FnMut(String, Option<&mut Node>, Pem) -> _| {
+        let mut both = |field: &str, node: &mut Node| {
+            let _: Option<String> = read(format!("{field}.ca"), node.get_mut("ca"), Pem::Certificates);
+            read(format!("{field}.crl"), node.get_mut("crl"), Pem::RevocationLists);
+        };
+        both(field, node);
+        for (index, bundle) in list(node, "trust").iter_mut().enumerate() {
+            both(&format!("{field}.trust[{index}]"), bundle);
+        }
+    };
     for (index, upstream) in list(node, "upstreams").iter_mut().enumerate() {
         let Some(tls) = upstream.get_mut("tls") else {
             continue;
         };
         let field = format!("upstreams[{index}].tls");
-        read(format!("{field}.ca"), tls.get_mut("ca"), Pem::Certificates);
-        read(format!("{field}.crl"), tls.get_mut("crl"), Pem::RevocationLists);
+        trust(&field, tls, &mut read);
         if let Some(own) = tls.get_mut("client_auth") {
             read(format!("{field}.client_auth.cert"), own.get_mut("cert"), Pem::Certificates);
             read(format!("{field}.client_auth.key"), own.get_mut("key"), Pem::Key);
@@ -211,8 +272,7 @@ fn read_references(document: &mut Document, origins: &mut Vec<String>, report: &
             let field = format!("listeners[{index}].protocol.{protocol}.");
             certificates(&field, ends, &mut read);
             if let Some(client) = ends.get_mut("client") {
-                read(format!("{field}client.ca"), client.get_mut("ca"), Pem::Certificates);
-                read(format!("{field}client.crl"), client.get_mut("crl"), Pem::RevocationLists);
+                trust(&format!("{field}client"), client, &mut read);
             }
         }
     }

@@ -153,6 +153,22 @@ pub enum CertificateError {
         /// Which.
         domain: TrustDomain,
     },
+    /// Authorities by trust domain, beside such as are trusted for every name.
+    #[error(
+        "`trust` beside `roots` or `crls`, whose authorities would be trusted for every domain's names: give one of the two"
+    )]
+    TrustBesideRoots,
+    /// An identity that the program did not give.
+    #[error("{}", super::NoIdentity { name, known })]
+    UnknownIdentity {
+        /// The name that was not found.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// An identity, beside certificates of its own.
+    #[error("`identity` beside `certificates`: give one of the two")]
+    IdentityBesideCertificates,
     /// The key belongs to another certificate.
     #[error("{origin}: the private key does not fit the certificate: its public key is another one")]
     KeyMismatch {

@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    CertificateError, CertificateRefused, Identity, NoProvider, Trust, default_provider,
+    CertificateError, CertificateRefused, Identity, NoProvider, Trust,
+    certificates::load,
+    default_provider,
     trust::Anchors,
     verify::{Expected, ServerVerifier},
 };
@@ -38,11 +40,28 @@ pub enum ClientTlsError {
     /// The revocation lists cannot be used.
     #[error("`crls`: {0}: expected PEM blocks `X509 CRL`")]
     RevocationLists(String),
+    /// The authorities by trust domain cannot be used.
+    #[error("`trust`: {0}")]
+    Trust(String),
+    /// Authorities by trust domain, beside such as are trusted for every name.
+    #[error("{}", CertificateError::TrustBesideRoots)]
+    TrustBesideRoots,
+    /// An identity that the program did not give.
+    #[error("{}", super::NoIdentity { name, known })]
+    UnknownIdentity {
+        /// The name that was not found.
+        name: String,
+        /// The names there are; none outside a gateway.
+        known: Vec<String>,
+    },
+    /// An identity by name, beside a client certificate.
+    #[error("`identity` beside `client_auth`: give one of the two")]
+    IdentityBesideClientAuth,
     /// Revocation lists for the authorities of an identity.
     #[error("`crls` without `roots`, for an identity that has its own: give them with its trust")]
     RevocationListsOfIdentity,
     /// A SPIFFE ID is expected of whoever the system trusts.
-    #[error("`spiffe_id` and `trust_domain` need `roots`: the system's authorities issue no SPIFFE IDs")]
+    #[error("`spiffe_id` and `trust_domain` need `roots` or `trust`: the system's authorities issue no SPIFFE IDs")]
     SpiffeWithoutRoots,
     /// The client certificate's chain cannot be used.
     #[error("`client_auth` chain: {0}: expected PEM blocks `CERTIFICATE`, end entity first")]
@@ -102,23 +121,54 @@ struct Built {
     config: Arc<ClientConfig>,
 }
 
+/// What a configuration shows and trusts, checked. It can take the place of another's under connections that stay.
+pub(crate) struct Rotation {
+    anchors: Arc<Anchors>,
+    key: Option<Arc<CertifiedKey>>,
+}
+
+impl Rotation {
+    /// What `tls` has.
+    pub(crate) fn new(tls: &UpstreamTls) -> Result<Self, ClientTlsError> {
+        let anchors = Arc::new(anchors(tls)?);
+        let key = tls.client_auth.as_ref().map(|auth| {
+            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
+            let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
+            load(&certificate, &*default_provider()?).map(|(key, _)| key)
+        });
+        Ok(Self { anchors, key: key.transpose().map_err(of_client_auth)? })
+    }
+}
+
 impl ClientTls {
     /// TLS as configured. `default_name` is expected of the server if `tls` names none: a DNS name or an IP address.
     ///
     /// # Errors
     /// When names, certificates or keys cannot be used; the error says which and what to do.
     pub fn new(tls: &UpstreamTls, default_name: &str, protocol: Protocol) -> Result<Self, ClientTlsError> {
-        let trust = trust(tls)?;
-        let identity = tls.client_auth.as_ref().map(|auth| {
-            let (origin, hosts) = ("client_auth".to_owned(), Vec::new());
-            let certificate = Certificate { origin, hosts, chain: auth.chain.to_vec(), key: auth.key.to_vec() };
-            Identity::new(&certificate, trust.clone()).map_err(of_client_auth)
+        if let Some(name) = &tls.identity {
+            return Err(ClientTlsError::UnknownIdentity { name: name.clone(), known: Vec::new() });
+        }
+        let Rotation { anchors, key } = Rotation::new(tls)?;
+        let trust = Trust::from(anchors);
+        let identity = key.map(|key| Identity::of(key, trust.clone()));
+        Self::build(tls, trust, identity, default_name, protocol)
+    }
+
+    /// Shows and trusts this for handshakes from now on. Connections that are open stay; sessions from before are not resumed.
+    /// For TLS whose trust is its own: an identity's is for the program to replace.
+    pub(crate) fn rotate(&self, rotation: &Rotation) {
+        let shared = &self.shared;
+        shared.trust.together(|| {
+            shared.trust.store(Arc::clone(&rotation.anchors));
+            if let (Some(identity), Some(key)) = (&shared.identity, &rotation.key) {
+                identity.store(Arc::clone(key));
+            }
         });
-        Self::build(tls, trust, identity.transpose()?, default_name, protocol)
     }
 
     /// Mutual TLS: as [`new`](Self::new), showing `identity` in place of what `tls` has for client authentication, and trusting
-    /// whom it trusts unless `tls` names roots.
+    /// whom it trusts unless `tls` names roots, or authorities by trust domain.
     ///
     /// # Errors
     /// The same as for [`new`](Self::new).
@@ -129,9 +179,10 @@ impl ClientTls {
         protocol: Protocol,
     ) -> Result<Self, ClientTlsError> {
         let trust = match &tls.roots {
+            _ if tls.trust.is_some() => Trust::from(anchors(tls)?),
             Roots::System if tls.crls.is_some() => return Err(ClientTlsError::RevocationListsOfIdentity),
             Roots::System => identity.trust().clone(),
-            Roots::Pem(_) => trust(tls)?,
+            Roots::Pem(_) => Trust::from(anchors(tls)?),
         };
         Self::build(tls, trust, Some(identity.clone()), default_name, protocol)
     }
@@ -213,15 +264,19 @@ impl Shared {
     /// For trust and identity as they are now. Two connections at once may both build; the sessions of one are then lost, and
     /// no harm done.
     fn config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let anchors = self.trust.load();
-        let key = self.identity.as_ref().map(Identity::key);
+        let (key, anchors) = match &self.identity {
+            None => (None, Arc::clone(&self.trust.load())),
+            Some(identity) => {
+                let (key, anchors) = identity.snapshot(&self.trust);
+                (Some(key), anchors)
+            }
+        };
         if let Some(built) = &*self.built.load()
             && Arc::ptr_eq(&built.anchors, &anchors)
             && built.key.as_ref().map(Arc::as_ptr) == key.as_ref().map(Arc::as_ptr)
         {
             return Ok(Arc::clone(&built.config));
         }
-        let anchors = Arc::clone(&anchors);
         let verifier = ServerVerifier { anchors: Arc::clone(&anchors), expected: self.expected.clone() };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
@@ -272,8 +327,17 @@ fn server_name(name: &str) -> Option<ServerName<'static>> {
 }
 
 /// Whom a configuration trusts by itself.
-fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
+fn anchors(tls: &UpstreamTls) -> Result<Anchors, ClientTlsError> {
     let crls = tls.crls.as_deref().unwrap_or_default();
+    if let Some(bundles) = &tls.trust {
+        if tls.roots != Roots::System || tls.crls.is_some() {
+            return Err(ClientTlsError::TrustBesideRoots);
+        }
+        return Anchors::of_bundles(bundles).map_err(|error| match error {
+            CertificateError::NoProvider(none) => none.into(),
+            error => ClientTlsError::Trust(error.to_string()),
+        });
+    }
     let anchors = match &tls.roots {
         Roots::System if tls.spiffe_id.is_some() || tls.trust_domain.is_some() => {
             return Err(ClientTlsError::SpiffeWithoutRoots);
@@ -281,7 +345,7 @@ fn trust(tls: &UpstreamTls) -> Result<Trust, ClientTlsError> {
         Roots::System => Anchors::system(crls),
         Roots::Pem(pem) => Anchors::from_memory(pem, crls),
     };
-    anchors.map(Trust::from).map_err(|error| match error {
+    anchors.map_err(|error| match error {
         CertificateError::NoProvider(none) => none.into(),
         CertificateError::SystemRoots(why) => ClientTlsError::SystemRoots(why),
         CertificateError::RevocationList { source, .. } => ClientTlsError::RevocationLists(source.to_string()),

@@ -21,6 +21,9 @@ use crate::config::Certificate;
 /// 2. A replacement is complete or does not happen: when anything in it is wrong, the old identity stays.
 /// 3. Handshakes that begin after it use the new identity, a pool's next connections among them. Open connections keep the
 ///    old one for as long as they last, and sessions from before it are not resumed.
+/// 4. A client's handshake that meets a replacement uses the old certificate and trust or the new ones, never one of each. A
+///    server's takes the trust when it begins and the certificate when that is due: one that meets a replacement may show the
+///    new certificate and verify the client by the old trust.
 ///
 /// Certificates as Istio and SPIRE issue them, with a SPIFFE ID and neither subject nor DNS name, are what it is made for.
 ///
@@ -114,8 +117,7 @@ impl Identity {
     pub fn replace_all(&self, certificate: &Certificate, roots: &[u8], crls: &[u8]) -> Result<(), CertificateError> {
         let anchors = Anchors::from_memory(roots, crls)?;
         let shown = Shown::new(certificate)?;
-        self.0.trust.store(anchors);
-        self.0.shown.store(Arc::new(shown));
+        self.change(anchors, shown);
         Ok(())
     }
 
@@ -126,8 +128,7 @@ impl Identity {
     pub fn reload_pem_files(&self, files: &IdentityFiles) -> Result<(), CertificateError> {
         let anchors = Anchors::read(&files.roots, files.crls.as_deref())?;
         let shown = Shown::new(&read(&files.chain, &files.key)?)?;
-        self.0.trust.store(anchors);
-        self.0.shown.store(Arc::new(shown));
+        self.change(anchors, shown);
         Ok(())
     }
 
@@ -138,15 +139,25 @@ impl Identity {
     }
 
     /// One whose certificate was checked already.
-    #[cfg(feature = "spiffe")]
     pub(super) fn of(key: Arc<CertifiedKey>, trust: Trust) -> Self {
         Self(Arc::new(Shared { shown: ArcSwap::from_pointee(Shown::of(key)), trust }))
     }
 
     /// Shows this from now on, which was checked already.
-    #[cfg(feature = "spiffe")]
     pub(super) fn store(&self, key: Arc<CertifiedKey>) {
         self.0.shown.store(Arc::new(Shown::of(key)));
+    }
+
+    fn change(&self, anchors: Anchors, shown: Shown) {
+        self.0.trust.together(|| {
+            self.0.trust.store(anchors);
+            self.0.shown.store(Arc::new(shown));
+        });
+    }
+
+    /// What it shows, and whom `trust` trusts, which may be its own: as of one moment.
+    pub(super) fn snapshot(&self, trust: &Trust) -> (Arc<CertifiedKey>, Arc<Anchors>) {
+        self.0.trust.together(|| (self.key(), Arc::clone(&trust.load())))
     }
 
     pub(super) fn key(&self) -> Arc<CertifiedKey> {
@@ -174,5 +185,18 @@ impl CertificateSource for Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("trust", &self.0.trust).finish_non_exhaustive()
+    }
+}
+
+/// That there is no identity of this name, in words.
+pub(super) struct NoIdentity<'a> {
+    pub(super) name: &'a str,
+    pub(super) known: &'a [String],
+}
+
+impl fmt::Display for NoIdentity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no identity named `{}`: give it with `GatewayBuilder::identity`", self.name)?;
+        if self.known.is_empty() { Ok(()) } else { write!(f, "; there are: {}", self.known.join(", ")) }
     }
 }

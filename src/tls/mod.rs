@@ -5,8 +5,9 @@
 //! |---|---|
 //! | a server with certificates by name | [`Certificates`], or a gateway's; [`ServerTls::new`] |
 //! | mutual TLS in a mesh, both sides | [`Identity`]; [`ServerTls::client_certificates`], [`client::ClientTls::mtls`] |
+//! | the same in a gateway's settings, by name | `GatewayBuilder::identity`, then `identity` of an upstream's or a listener's TLS |
 //! | client certificates for some names only | [`ServerTls::client_certificates_for`] with a [`Trust`] for each |
-//! | SPIFFE federation | [`Trust::by_domain`]: each trust domain's authorities for its own IDs only |
+//! | SPIFFE federation | [`Trust::by_domain`], or `trust` in the settings: each trust domain's authorities for its own IDs only |
 //! | revocation | the CRLs of a [`Trust`] |
 //! | to know why a handshake failed | [`CertificateRefused`] |
 //!
@@ -20,6 +21,7 @@
 pub mod client;
 pub mod server;
 
+mod bundle;
 mod certificates;
 mod expiry;
 mod identity;
@@ -31,16 +33,18 @@ mod verify;
 #[cfg(feature = "spiffe")]
 mod workload;
 
+use self::identity::NoIdentity;
 #[cfg(feature = "spiffe")]
 pub use self::workload::{WorkloadApi, WorkloadError, WorkloadIdentity};
 pub use self::{
+    bundle::TrustBundle,
     certificates::{CertificateError, CertificateSet, CertificateSource, Certificates},
     identity::{Identity, IdentityFiles},
     provider::{NoProvider, default_provider},
     refused::{CertificateRefused, RefusedReason},
     server::{ClientCertificates, ServerTls},
-    trust::{Trust, TrustBundle},
+    trust::Trust,
 };
 
 #[cfg(all(test, feature = "tls-ring"))]
-mod tests;
+pub(crate) mod tests;

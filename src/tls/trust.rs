@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -17,10 +17,10 @@ use webpki::{
 };
 
 use super::{
-    CertificateError, default_provider, expiry, peer,
+    CertificateError, TrustBundle, default_provider, expiry, peer,
     refused::{ForeignTrustDomain, WrongIdentity},
 };
-use crate::{BoxError, identity::TrustDomain};
+use crate::BoxError;
 
 /// Certificate authorities, and the certificates that they revoked: what a peer's certificate is verified against. A
 /// handle: its clones share it, and [`replace`](Self::replace) reaches all that use it.
@@ -56,43 +56,12 @@ use crate::{BoxError, identity::TrustDomain};
 /// # Ok::<_, portcullis::tls::CertificateError>(())
 /// ```
 #[derive(Clone)]
-pub struct Trust(Arc<ArcSwap<Anchors>>);
+pub struct Trust(Arc<Shared>);
 
-/// The authorities of one trust domain, and what they revoked.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct TrustBundle<'a> {
-    /// Whose SPIFFE IDs they issue.
-    pub domain: &'a TrustDomain,
-    /// The authorities, in PEM or DER. At least one.
-    pub roots: &'a [u8],
-    /// Their revocation lists, in PEM or DER. Default none.
-    pub crls: &'a [u8],
-    /// Whether they are believed about DNS names and IP addresses too. Default no.
-    pub dns_names: bool,
-}
-
-impl<'a> TrustBundle<'a> {
-    /// These authorities, without revocation lists.
-    #[must_use]
-    pub fn new(domain: &'a TrustDomain, roots: &'a [u8]) -> Self {
-        Self { domain, roots, crls: b"", dns_names: false }
-    }
-
-    /// Revocation lists too.
-    #[must_use]
-    pub fn crls(mut self, crls: &'a [u8]) -> Self {
-        self.crls = crls;
-        self
-    }
-
-    /// Believes them about DNS names and IP addresses too, beside the SPIFFE ID that a certificate must have. For one's own
-    /// domain: SPIFFE says nothing of who may issue a name, so that any other could issue ours.
-    #[must_use]
-    pub fn dns_names(mut self) -> Self {
-        self.dns_names = true;
-        self
-    }
+struct Shared {
+    anchors: ArcSwap<Anchors>,
+    /// Held while certificates change along with it, and while it is read along with one.
+    together: Mutex<()>,
 }
 
 /// What one handshake verifies by.
@@ -212,18 +181,30 @@ impl Trust {
         Ok(())
     }
 
-    pub(super) fn store(&self, anchors: Anchors) {
-        self.0.store(Arc::new(anchors));
+    pub(super) fn store(&self, anchors: impl Into<Arc<Anchors>>) {
+        self.0.anchors.store(anchors.into());
+    }
+
+    /// Changes it along with certificates, or reads it along with one, while nobody else does: never half of a change.
+    pub(super) fn together<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _held = self.0.together.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Anchors>> {
-        self.0.load()
+        self.0.anchors.load()
     }
 }
 
 impl From<Anchors> for Trust {
     fn from(anchors: Anchors) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(anchors)))
+        Arc::new(anchors).into()
+    }
+}
+
+impl From<Arc<Anchors>> for Trust {
+    fn from(anchors: Arc<Anchors>) -> Self {
+        Self(Arc::new(Shared { anchors: ArcSwap::new(anchors), together: Mutex::default() }))
     }
 }
 

@@ -69,7 +69,7 @@ use self::{discover::Discover, health::Recipe};
 #[cfg(feature = "tls")]
 use crate::tls::{
     Identity,
-    client::{ClientTls, ClientTlsError},
+    client::{ClientTls, ClientTlsError, Rotation},
 };
 #[cfg(feature = "metrics")]
 use std::sync::atomic::Ordering::Relaxed;
@@ -273,6 +273,14 @@ impl Upstream {
     /// flight end where they are.
     pub fn set_endpoints(&self, endpoints: &[config::Endpoint]) {
         self.0.set_endpoints(endpoints);
+    }
+
+    /// Connections from now on show and trust this, where there is TLS; those that are open stay.
+    #[cfg(feature = "tls")]
+    pub(crate) fn rotate(&self, rotation: &Rotation) {
+        if let Some(tls) = &self.0.dial.template.tls {
+            tls.rotate(rotation);
+        }
     }
 
     /// The endpoints as they are now, each with its connections.

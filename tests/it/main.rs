@@ -12,6 +12,7 @@ mod client_cert;
 mod doubles;
 mod drain;
 mod failover;
+mod federation;
 mod forwarding;
 mod frontend_tls;
 mod gateway_api;

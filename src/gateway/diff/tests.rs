@@ -62,6 +62,30 @@ fn addresses_with_the_same_listeners_are_told_together_and_ports_apart() {
 }
 
 #[test]
+fn whose_clients_a_listener_trusts_is_told() {
+    use crate::config::{ClientValidation, ClientValidationMode, Termination, TrustBundle};
+    let bundle = |domain: &str| TrustBundle {
+        domain: domain.parse().unwrap(),
+        roots: b"a".as_slice().into(),
+        crls: None,
+        dns_names: false,
+    };
+    let world = |trust| {
+        let mode = ClientValidationMode::Required;
+        let client = Some(ClientValidation { roots: b"".as_slice().into(), crls: None, trust: Some(trust), mode });
+        let protocol =
+            ListenerProtocol::Https(Termination { certificates: vec![], client, identity: Some("mesh".into()) });
+        config(&[Listener { protocol, ..listener("a", &[], 443, "*") }], &[])
+    };
+    let told = told(&world(vec![bundle("a.example")]), &world(vec![bundle("a.example"), bundle("b.example")]));
+    let asks = "HTTPS at port 443, host *, shows identity mesh, asks for clients' certificates of trust domains";
+    assert_eq!(
+        told[2..],
+        [format!("    - {asks} a.example (Required)"), format!("    + {asks} a.example, b.example (Required)")]
+    );
+}
+
+#[test]
 fn what_is_attached_to_nothing_and_what_governs_calls_are_told_apart() {
     let free = |backend| route("free", &[], &[], backend);
     let mesh = |backend| Route {

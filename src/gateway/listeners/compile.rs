@@ -10,7 +10,8 @@ use super::{Asked, Domain, Family, Kind, ListenerError, Listeners, Place};
 #[cfg(feature = "tls")]
 use crate::{
     config::{ClientValidationMode, Listener, Termination},
-    tls::{CertificateError, CertificateSet, CertificateSource, ClientCertificates, ServerTls, Trust},
+    gateway::identities::Identities,
+    tls::{CertificateError, CertificateSet, CertificateSource, ClientCertificates, Identity, ServerTls, Trust},
 };
 use crate::{
     config::{Config, Conflicts, Host, ListenerProtocol, Route},
@@ -33,6 +34,8 @@ pub(in crate::gateway) struct Parts<'a> {
     pub(in crate::gateway) upstream: &'a dyn Fn(&str) -> Option<Upstream>,
     #[cfg(feature = "tls")]
     pub(in crate::gateway) certificates: &'a Arc<CertificateSet>,
+    #[cfg(feature = "tls")]
+    pub(in crate::gateway) identities: &'a Identities,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "what is kept is TLS"))]
     pub(in crate::gateway) previous: Option<(&'a Listeners, &'a Config)>,
 }
@@ -159,27 +162,24 @@ impl Listeners {
         let kept = parts.previous.and_then(|(previous, config)| {
             let before = config.listeners.iter().find(|before| before.name == listener.name)?;
             let same = before.protocol == listener.protocol
-                && (!ends.certificates.is_empty() || config.certificates == parts.config.certificates);
+                && (!ends.certificates.is_empty()
+                    || ends.identity.is_some()
+                    || config.certificates == parts.config.certificates);
             previous.terminations.get(&listener.name).filter(|_| same).cloned()
         });
         let tls = match kept {
             Some(kept) => kept,
             None => {
-                let certificates = if ends.certificates.is_empty() {
-                    parts.certificates.clone()
-                } else {
-                    Arc::new(CertificateSet::new(&ends.certificates)?)
+                let identity = identity(parts, ends)?;
+                let tls = match identity {
+                    Some(identity) => server(identity.clone(), is_https)?,
+                    None if ends.certificates.is_empty() => server(Fixed(parts.certificates.clone()), is_https)?,
+                    None => server(Fixed(Arc::new(CertificateSet::new(&ends.certificates)?)), is_https)?,
                 };
-                let tls = if is_https {
-                    ServerTls::new(Fixed(certificates))
-                } else {
-                    ServerTls::for_streams(Fixed(certificates))
-                };
-                let tls = tls.map_err(CertificateError::NoProvider)?;
                 match &ends.client {
                     None => tls,
                     Some(client) => {
-                        let trust = Trust::new(&client.roots, client.crls.as_deref().unwrap_or_default())?;
+                        let trust = Trust::of_clients(client, identity)?;
                         tls.client_certificates(match client.mode {
                             ClientValidationMode::Required => ClientCertificates::required(trust),
                             ClientValidationMode::Optional => ClientCertificates::optional(trust),
@@ -192,6 +192,23 @@ impl Listeners {
         self.terminations.insert(listener.name.clone(), tls.clone());
         Ok(tls)
     }
+}
+
+/// The identity that a listener shows, if it names one.
+#[cfg(feature = "tls")]
+fn identity<'a>(parts: &Parts<'a>, ends: &Termination) -> Result<Option<&'a Identity>, CertificateError> {
+    let Some(name) = &ends.identity else { return Ok(None) };
+    if !ends.certificates.is_empty() {
+        return Err(CertificateError::IdentityBesideCertificates);
+    }
+    let found = parts.identities.find(name);
+    found.map(Some).map_err(|known| CertificateError::UnknownIdentity { name: name.clone(), known })
+}
+
+#[cfg(feature = "tls")]
+fn server(source: impl CertificateSource, is_https: bool) -> Result<ServerTls, CertificateError> {
+    let tls = if is_https { ServerTls::new(source) } else { ServerTls::for_streams(source) };
+    tls.map_err(CertificateError::NoProvider)
 }
 
 /// Which routes are attached to which listeners, by number.

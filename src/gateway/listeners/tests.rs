@@ -46,7 +46,7 @@ fn build(config: Config) -> Result<Gateway, BuildError> {
     builder.build()
 }
 
-fn error(config: Config) -> ListenerError {
+fn error_of(config: Config) -> ListenerError {
     match build(config) {
         Err(BuildError::Listeners(error)) => error,
         other => panic!("{other:?}"),
@@ -174,14 +174,14 @@ async fn an_invalid_listener_answers_500_and_its_siblings_serve() {
 async fn what_one_author_asks_twice_is_refused_and_what_many_ask_is_joined() {
     let twice = || [listener("one", 80, "a.test"), listener("two", 80, "a.test")];
     let routes = || [route("first", &["one"], &[]), Route { created: Some(1), ..route("older", &["two"], &[]) }];
-    let refused = error(config(twice(), routes(), Conflicts::Refuse)).to_string();
+    let refused = error_of(config(twice(), routes(), Conflicts::Refuse)).to_string();
     assert_eq!(refused, "listeners `one` and `two` cannot share 127.0.0.1:80: they are for the same host");
     let gateway = build(config(twice(), routes(), Conflicts::Oldest)).unwrap();
     assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "a.test").await, "older");
 
     let tcp = Listener { protocol: ListenerProtocol::Tcp, ..listener("tcp", 80, "*") };
     let mixed = || [listener("one", 80, "a.test"), tcp.clone()];
-    let refused = error(config(mixed(), routes().into_iter().take(1), Conflicts::Refuse)).to_string();
+    let refused = error_of(config(mixed(), routes().into_iter().take(1), Conflicts::Refuse)).to_string();
     assert!(refused.contains("`one` and `tcp` cannot share 127.0.0.1:80"), "{refused}");
     let gateway = build(config(mixed(), routes().into_iter().take(1), Conflicts::Oldest)).unwrap();
     assert_eq!(ask(&gateway, Some(at("127.0.0.1:80")), "a.test").await, "first");
@@ -210,7 +210,7 @@ fn mistakes_are_named() {
         (with_stream(stream("web", "up")), "`web` does not lead to streams"),
         (with_stream(stream("tcp", "up")), "stream `s`: there is no upstream named `up`"),
     ] {
-        let error = error(config).to_string();
+        let error = error_of(config).to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -220,11 +220,111 @@ fn mistakes_are_named() {
 fn bad_certificates_fail_one_author_and_only_one_listener_of_many() {
     use crate::config::{Certificate, Termination};
     let bad = Certificate { origin: "Secret x".into(), hosts: vec![], chain: vec![], key: vec![] };
-    let protocol = ListenerProtocol::Https(Termination { certificates: vec![bad], client: None });
+    let protocol = ListenerProtocol::Https(Termination { certificates: vec![bad], client: None, identity: None });
     let https = Listener { protocol, ..listener("https", 443, "*") };
-    let refused = error(config([https.clone()], [], Conflicts::Refuse)).to_string();
+    let refused = error_of(config([https.clone()], [], Conflicts::Refuse)).to_string();
     assert!(refused.starts_with("listener `https`: Secret x: "), "{refused}");
     build(config([https], [], Conflicts::Oldest)).unwrap();
+}
+
+/// A partner's authority is trusted for the partner's IDs: with the flat `ca` it could issue ours.
+#[cfg(feature = "tls-ring")]
+#[tokio::test]
+async fn a_partners_authority_issues_no_id_of_ours() {
+    use crate::{
+        config::{ClientValidation, ClientValidationMode, Termination, TrustBundle},
+        tls::{
+            CertificateError, RefusedReason,
+            tests::{CART, PAY, ca, client, refused, shake},
+        },
+    };
+    const PARTNER: &str = "spiffe://partner.example/shop/till";
+    let (ours, theirs) = (ca(), ca());
+    let bundle = |domain: &str, roots: &str| TrustBundle {
+        domain: domain.parse().unwrap(),
+        roots: roots.as_bytes().into(),
+        crls: None,
+        dns_names: false,
+    };
+    let validation = |trust| ClientValidation {
+        roots: b"".as_slice().into(),
+        crls: None,
+        trust: Some(trust),
+        mode: ClientValidationMode::Required,
+    };
+    let world = |client| {
+        let termination = Termination { certificates: vec![ours.issue(&[PAY])], client: Some(client), identity: None };
+        let public = Listener { protocol: ListenerProtocol::Https(termination), ..listener("public", 443, "*") };
+        config([public], [], Conflicts::Refuse)
+    };
+    let both = || vec![bundle("mesh.example", &ours.pem), bundle("partner.example", &theirs.pem)];
+    let gateway = build(world(validation(both()))).unwrap();
+    let snapshot = gateway.shared.snapshot.load();
+    let server = &snapshot.listeners.terminations["public"];
+    let by = |ca: &crate::tls::tests::Ca, id| {
+        client(&crate::tls::Identity::new(&ca.issue(&[id]), ours.trust()).unwrap(), PAY)
+    };
+    for (ca, id) in [(&ours, CART), (&theirs, PARTNER)] {
+        let admitted = shake(server, &by(ca, id)).await.0.unwrap();
+        assert_eq!(admitted.peer_identity.unwrap().to_string(), id);
+    }
+    let error = shake(server, &by(&theirs, CART)).await.0.unwrap_err();
+    assert_eq!(refused(&error).reason(), RefusedReason::UnknownAuthority);
+    assert!(refused(&error).to_string().contains(CART), "{error:?}");
+
+    let told = |client| match error_of(world(client)) {
+        ListenerError::Tls { listener, source } if listener == "public" => source,
+        other => panic!("{other}"),
+    };
+    let beside = ClientValidation { roots: ours.pem.as_bytes().into(), ..validation(both()) };
+    assert!(matches!(told(beside), CertificateError::TrustBesideRoots));
+    let twice = vec![bundle("mesh.example", &ours.pem), bundle("mesh.example", &theirs.pem)];
+    assert!(matches!(told(validation(twice)), CertificateError::TrustDomainTwice { .. }));
+}
+
+#[cfg(feature = "tls-ring")]
+#[tokio::test]
+async fn a_listener_shows_the_identity_it_names_and_trusts_whom_that_trusts() {
+    use crate::{
+        config::{ClientValidation, ClientValidationMode, Termination},
+        tls::{
+            CertificateError, RefusedReason,
+            tests::{CART, PAY, ca, client, refused, shake},
+        },
+    };
+    let (old, new) = (ca(), ca());
+    let pay = old.identity(&[PAY]);
+    let (roots, mode) = (b"".as_slice().into(), ClientValidationMode::Required);
+    let validation = ClientValidation { roots, crls: None, trust: None, mode };
+    let world = |name: &str, certificates| {
+        let (identity, client) = (Some(name.to_owned()), Some(validation.clone()));
+        let protocol = ListenerProtocol::Https(Termination { certificates, identity, client });
+        config([Listener { protocol, ..listener("mesh", 443, "*") }], [], Conflicts::Refuse)
+    };
+    let builder = |config| Gateway::builder(config).identity("pay", pay.clone());
+    let gateway = builder(world("pay", vec![])).build().unwrap();
+    let snapshot = gateway.shared.snapshot.load();
+    let server = &snapshot.listeners.terminations["mesh"];
+    let cart = client(&old.identity(&[CART]), PAY);
+    let admitted = shake(server, &cart).await.0.unwrap();
+    assert_eq!(admitted.peer_identity.unwrap().to_string(), CART);
+    pay.replace_all(&new.issue(&[PAY]), new.pem.as_bytes(), b"").unwrap();
+    shake(server, &client(&new.identity(&[CART]), PAY)).await.0.unwrap();
+    let late = crate::tls::Identity::new(&old.issue(&[CART]), new.trust()).unwrap();
+    let error = shake(server, &client(&late, PAY)).await.0.unwrap_err();
+    assert_eq!(refused(&error).reason(), RefusedReason::UnknownAuthority);
+
+    let told = |config| match builder(config).build() {
+        Err(BuildError::Listeners(ListenerError::Tls { listener, source })) if listener == "mesh" => source,
+        other => panic!("{other:?}"),
+    };
+    let unknown = told(world("cart", vec![]));
+    assert!(
+        matches!(&unknown, CertificateError::UnknownIdentity { name, known } if name == "cart" && *known == ["pay"])
+    );
+    assert!(unknown.to_string().starts_with("there is no identity named `cart`"), "{unknown}");
+    let beside = told(world("pay", vec![old.issue(&[PAY])]));
+    assert!(matches!(beside, CertificateError::IdentityBesideCertificates), "{beside}");
 }
 
 #[test]
@@ -245,9 +345,10 @@ fn a_table_is_made_once_however_many_listeners_lead_to_it() {
 #[tokio::test]
 async fn a_listener_that_asks_clients_for_certificates_is_not_joined_with_one_that_does_not() {
     use crate::config::{ClientValidation, ClientValidationMode, Termination};
-    let validation = |mode| Some(ClientValidation { roots: b"not looked at".as_slice().into(), crls: None, mode });
+    let validation =
+        |mode| Some(ClientValidation { roots: b"not looked at".as_slice().into(), crls: None, trust: None, mode });
     let https = |name: &str, client| {
-        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client });
+        let protocol = ListenerProtocol::Https(Termination { certificates: vec![], client, identity: None });
         Listener { protocol, ..listener(name, 443, "x.example") }
     };
     let routes = [route("open", &["open"], &["x.example"]), route("safe", &["safe"], &["x.example"])];

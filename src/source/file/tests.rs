@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::{
-    config::{self, BackendRef, Balancer, Certificate, ClientAuth, HashKey, Host, Roots, UpstreamTls},
+    config::{self, BackendRef, Balancer, Certificate, ClientAuth, HashKey, Host, Roots, TrustBundle, UpstreamTls},
     source::{LoadError, load, parse},
 };
 
@@ -218,6 +218,8 @@ fn certificates_are_read_from_beside_the_file() {
             spiffe_id: Some("spiffe://a.example/b".parse().unwrap()),
             trust_domain: Some("a.example".parse().unwrap()),
             crls: Some(list.as_bytes().into()),
+            trust: None,
+            identity: None,
         })
     );
     let origin = format!("{0}/gate.yaml:2: certificates[0] ({0}/certs/c.pem)", folder.path().display());
@@ -242,6 +244,99 @@ fn certificates_are_read_from_beside_the_file() {
         ]
     );
     assert_eq!(error.files().paths().count(), 4, "a file that is missing is worth watching for");
+}
+
+#[test]
+fn trust_is_given_by_domain() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (pair().0, pair().0);
+    let list = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    for (name, text) in [("ours.pem", &*ours), ("theirs.pem", &theirs), ("theirs.crl", list)] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().join("gate.yaml");
+    let both = "[{domain: ours.example, ca: ours.pem, dns_names: true}, {domain: partner.example, ca: theirs.pem, crl: theirs.crl}]";
+    let write = |client: &str, tls: &str| {
+        let listener = format!("listeners:\n- {{name: l, port: 1, protocol: {{https: {{client: {client}}}}}}}\n");
+        fs::write(&path, format!("{listener}{UPSTREAM}  tls: {tls}\n")).unwrap();
+        load([&path])
+    };
+    let loaded = write(&format!("{{trust: {both}}}"), &format!("{{trust: {both}}}")).unwrap();
+    let bundle = |domain: &str, roots: &str, crls: Option<&str>, dns_names| TrustBundle {
+        domain: domain.parse().unwrap(),
+        roots: roots.as_bytes().into(),
+        crls: crls.map(|list| list.as_bytes().into()),
+        dns_names,
+    };
+    let expected =
+        vec![bundle("ours.example", &ours, None, true), bundle("partner.example", &theirs, Some(list), false)];
+    let tls = loaded.config.upstreams[0].tls.as_ref().unwrap();
+    assert_eq!((&tls.trust, &tls.roots), (&Some(expected.clone()), &Roots::System));
+    let client = loaded.config.listeners[0].protocol.client().unwrap();
+    assert_eq!((&client.trust, &*client.roots), (&Some(expected), &b""[..]));
+    let watched = loaded.files.paths().map(|path| path.strip_prefix(&folder).unwrap().to_str().unwrap());
+    assert_eq!(watched.collect::<Vec<_>>(), ["gate.yaml", "ours.pem", "theirs.crl", "theirs.pem"]);
+
+    let told = |client: &str, tls: &str| -> Vec<_> {
+        let error = write(client, tls).unwrap_err();
+        let problem = |one: &Problem| format!("{}: {}: {}", one.place.line, one.field, one.fault);
+        error.problems().iter().map(problem).collect()
+    };
+    let client = "listeners[0].protocol.https.client";
+    let beside = "cannot stand beside `trust`, where each trust domain has its own: move it there, or leave one out";
+    assert_eq!(told("{mode: optional}", "{}"), [format!("2: {client}.ca: is required and missing")]);
+    assert_eq!(
+        told(&format!("{{ca: ours.pem, trust: {both}}}"), &format!("{{crl: theirs.crl, trust: {both}}}")),
+        [format!("2: {client}.ca: {beside}"), format!("6: upstreams[0].tls.crl: {beside}")]
+    );
+    assert_eq!(
+        told("{ca: ours.pem}", "{trust: []}"),
+        ["6: upstreams[0].tls.trust: has no trust domain: name one, or leave the field out"]
+    );
+    let one = "{domain: ours.example, ca: ours.pem}";
+    assert_eq!(
+        told("{ca: ours.pem}", &format!("{{trust: [{one}, {one}]}}")),
+        ["6: upstreams[0].tls.trust[1].domain: `ours.example` is there twice: give all its authorities in one place"]
+    );
+    assert_eq!(
+        told(&format!("{{trust: [{one}, {{domain: Ours.example, ca: ours.pem}}]}}"), "{trust: [{domain: a.example}]}"),
+        [format!(
+            "2: {client}.trust[1].domain: \"Ours.example\" is not a SPIFFE trust domain: 'O' cannot be in a trust domain: only `a-z`, `0-9`, `.`, `-` and `_` can"
+        )]
+    );
+    let gone = format!("6: upstreams[0].tls.trust[0].ca: cannot be read: {}/gone: ", folder.path().display());
+    let found = told("{ca: ours.pem}", "{trust: [{domain: a.example, ca: gone}]}");
+    assert!(found.len() == 1 && found[0].starts_with(&gone), "{found:?}");
+}
+
+#[test]
+fn an_identity_is_named_in_the_place_of_certificates() {
+    let text = |https: &str, tls: &str| {
+        format!("listeners:\n- {{name: l, port: 1, protocol: {{https: {{{https}}}}}}}\n{UPSTREAM}  tls: {{{tls}}}\n")
+    };
+    let config = parse("f.yaml", &text("identity: mesh, client: {}", "identity: mesh")).unwrap().config;
+    assert_eq!(config.upstreams[0].tls.as_ref().unwrap().identity.as_deref(), Some("mesh"));
+    let ListenerProtocol::Https(ends) = &config.listeners[0].protocol else { panic!("{config:?}") };
+    assert_eq!(ends.identity.as_deref(), Some("mesh"));
+    assert!(ends.client.is_some(), "whom it trusts is the identity's");
+
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = pair();
+    fs::write(folder.path().join("c.pem"), cert).unwrap();
+    fs::write(folder.path().join("c.key"), key).unwrap();
+    let path = folder.path().join("gate.yaml");
+    let own = "{cert: c.pem, key: c.key}";
+    let both = text(&format!("identity: mesh, certificates: [{own}]"), &format!("identity: mesh, client_auth: {own}"));
+    fs::write(&path, both).unwrap();
+    let error = load([&path]).unwrap_err();
+    let told: Vec<_> = error.problems().iter().map(|one| format!("{}: {}", one.field, one.fault)).collect();
+    assert_eq!(
+        told,
+        [
+            "listeners[0].protocol.https.identity: cannot stand beside `certificates`: leave one of them out",
+            "upstreams[0].tls.identity: cannot stand beside `client_auth`: leave one of them out",
+        ]
+    );
 }
 
 #[test]
@@ -295,6 +390,7 @@ fn the_example_of_the_documentation_is_right() {
         ("{ring_hash: {cookie: group}}", "{maglev: client_ip}"),
         ("{ring_hash: {cookie: group}}", "{maglev: path}"),
         ("protocol: http2", "protocol: auto"),
+        ("    ca: certs/ca.pem", "    trust: [{domain: example.com, ca: certs/ca.pem}]"),
     ] {
         assert!(include_str!("example.yaml").contains(shown), "{shown}");
         fs::write(folder.path().join("gate.yaml"), include_str!("example.yaml").replace(shown, other)).unwrap();

@@ -90,6 +90,36 @@ async fn a_foreign_authority_signs_no_id_of_ours() {
 }
 
 #[tokio::test]
+async fn an_upstream_is_verified_by_the_authorities_of_its_domain() {
+    let meshes = meshes();
+    let bundle = |domain: &str, roots: &str| config::TrustBundle {
+        domain: domain.parse().unwrap(),
+        roots: roots.as_bytes().into(),
+        crls: None,
+        dns_names: false,
+    };
+    let trust = vec![bundle("mesh.example", &meshes.ours.pem), bundle("partner.example", &meshes.theirs.pem)];
+    let tls = UpstreamTls { trust: Some(trust), ..expecting(PAY) };
+    let client = |tls: &UpstreamTls| ClientTls::new(tls, "mesh.example", Protocol::Http1);
+    let identity = meshes.identity(&meshes.ours, &[CART]);
+    // Without an identity, and in the place of whom an identity trusts.
+    for client in [client(&tls), ClientTls::mtls(&identity, &tls, "mesh.example", Protocol::Http1)] {
+        let client = client.unwrap();
+        shake(&open(meshes.identity(&meshes.ours, &[PAY])), &client).await.1.unwrap();
+        let error = shake(&open(meshes.identity(&meshes.theirs, &[PAY])), &client).await.1.unwrap_err();
+        assert_eq!(refused(&error).reason(), RefusedReason::UnknownAuthority);
+    }
+    use crate::tls::client::ClientTlsError;
+    let beside = UpstreamTls { roots: Roots::Pem(meshes.ours.pem.as_bytes().into()), ..tls.clone() };
+    assert_eq!(client(&beside).unwrap_err(), ClientTlsError::TrustBesideRoots);
+    let beside = UpstreamTls { crls: Some(b"".as_slice().into()), ..tls.clone() };
+    assert_eq!(client(&beside).unwrap_err(), ClientTlsError::TrustBesideRoots);
+    let broken = UpstreamTls { trust: Some(vec![bundle("mesh.example", "")]), ..tls };
+    let error = client(&broken).unwrap_err().to_string();
+    assert!(error.starts_with("`trust`: trust roots of mesh.example: no certificate authority"), "{error}");
+}
+
+#[tokio::test]
 async fn who_has_no_id_or_one_of_an_unknown_domain_is_refused_whatever_is_expected() {
     use RefusedReason::{UnknownTrustDomain, WrongName};
     let meshes = meshes();

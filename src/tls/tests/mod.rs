@@ -31,16 +31,16 @@ use crate::{
     upstream::Upstream,
 };
 
-pub(super) const CART: &str = "spiffe://mesh.example/ns/shop/sa/cart";
-pub(super) const PAY: &str = "spiffe://mesh.example/ns/shop/sa/pay";
+pub(crate) const CART: &str = "spiffe://mesh.example/ns/shop/sa/cart";
+pub(crate) const PAY: &str = "spiffe://mesh.example/ns/shop/sa/pay";
 
-pub(super) struct Ca {
-    pub(super) pem: String,
+pub(crate) struct Ca {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// All authorities have the same name, as all of a mesh's do.
-pub(super) fn ca() -> Ca {
+pub(crate) fn ca() -> Ca {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -66,32 +66,32 @@ fn params(names: &[&str]) -> CertificateParams {
     params
 }
 
-pub(super) fn numbered(names: &[&str], serial: u64) -> CertificateParams {
+pub(crate) fn numbered(names: &[&str], serial: u64) -> CertificateParams {
     let mut params = params(names);
     params.serial_number = Some(serial.into());
     params
 }
 
 impl Ca {
-    pub(super) fn sign(&self, params: &CertificateParams) -> Certificate {
+    pub(crate) fn sign(&self, params: &CertificateParams) -> Certificate {
         let key = KeyPair::generate().unwrap();
         let chain = params.signed_by(&key, &self.issuer).unwrap().pem().into_bytes();
         Certificate { origin: "test".into(), hosts: Vec::new(), chain, key: key.serialize_pem().into_bytes() }
     }
 
-    pub(super) fn issue(&self, names: &[&str]) -> Certificate {
+    pub(crate) fn issue(&self, names: &[&str]) -> Certificate {
         self.sign(&params(names))
     }
 
-    pub(super) fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::new(self.pem.as_bytes(), b"").unwrap()
     }
 
-    pub(super) fn identity(&self, names: &[&str]) -> Identity {
+    pub(crate) fn identity(&self, names: &[&str]) -> Identity {
         Identity::new(&self.issue(names), self.trust()).unwrap()
     }
 
-    pub(super) fn crl(&self, revoked: u64, next_update: i32) -> String {
+    pub(crate) fn crl(&self, revoked: u64, next_update: i32) -> String {
         let revoked = RevokedCertParams {
             serial_number: SerialNumber::from(revoked),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -110,7 +110,7 @@ impl Ca {
     }
 }
 
-pub(super) fn mutual(identity: &Identity) -> ServerTls {
+pub(crate) fn mutual(identity: &Identity) -> ServerTls {
     let required = ClientCertificates::required(identity.trust().clone());
     ServerTls::new(identity.clone()).unwrap().client_certificates(required)
 }
@@ -120,12 +120,12 @@ fn expecting(id: &str) -> UpstreamTls {
 }
 
 /// A client with an identity that expects this one of the server.
-pub(super) fn client(identity: &Identity, id: &str) -> ClientTls {
+pub(crate) fn client(identity: &Identity, id: &str) -> ClientTls {
     ClientTls::mtls(identity, &expecting(id), "mesh.example", Protocol::Http1).unwrap()
 }
 
 /// A server that answers with who asks.
-fn serve(tls: ServerTls) -> SocketAddr {
+pub(crate) fn serve(tls: ServerTls) -> SocketAddr {
     let server = Server::default().https("127.0.0.1:0", tls).bind().unwrap();
     let address = server.local_addrs()[0];
     tokio::spawn(server.serve(service_fn(|request: Request<Body>| {
@@ -149,7 +149,7 @@ async fn ask(pool: &Pool) -> Result<String, Error> {
 }
 
 /// One handshake, with a byte from the server, before which its session tickets come.
-pub(super) async fn shake(server: &ServerTls, client: &ClientTls) -> (io::Result<TlsInfo>, io::Result<HandshakeKind>) {
+pub(crate) async fn shake(server: &ServerTls, client: &ClientTls) -> (io::Result<TlsInfo>, io::Result<HandshakeKind>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepting = async {
@@ -170,7 +170,7 @@ pub(super) async fn shake(server: &ServerTls, client: &ClientTls) -> (io::Result
 }
 
 /// The refusal that an error has among its causes.
-pub(super) fn refused<'a>(error: &'a (dyn StdError + 'static)) -> &'a CertificateRefused {
+pub(crate) fn refused<'a>(error: &'a (dyn StdError + 'static)) -> &'a CertificateRefused {
     let found = std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref());
     found.unwrap_or_else(|| panic!("not over a certificate: {error}"))
 }

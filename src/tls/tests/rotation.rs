@@ -48,6 +48,33 @@ async fn a_bad_replacement_changes_nothing() {
     connected.unwrap();
 }
 
+#[test]
+fn a_client_never_takes_half_of_a_replacement() {
+    let (one, two) = (ca(), ca());
+    let both = format!("{}{}", one.pem, two.pem);
+    // Told apart by how many authorities there are.
+    let states = [(one.issue(&[CART]), &one.pem, 1), (two.issue(&[CART]), &both, 2)];
+    let chain = |certificate: &Certificate| {
+        use rustls_pki_types::{CertificateDer, pem::PemObject};
+        CertificateDer::from_pem_slice(&certificate.chain).unwrap()
+    };
+    let identity = Identity::new(&states[0].0, one.trust()).unwrap();
+    let replaced = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (certificate, roots, _) in states.iter().cycle().take(2000) {
+                identity.replace_all(certificate, roots.as_bytes(), b"").unwrap();
+            }
+            replaced.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        while !replaced.load(std::sync::atomic::Ordering::SeqCst) {
+            let (key, anchors) = identity.snapshot(identity.trust());
+            let (.., roots) = states.iter().find(|(certificate, ..)| chain(certificate) == key.cert[0]).unwrap();
+            assert_eq!(anchors.subjects().len(), *roots);
+        }
+    });
+}
+
 #[tokio::test]
 async fn files_are_read_again() {
     let (old, new) = (ca(), ca());

@@ -73,6 +73,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// # let _ = (server, client);
 /// # Ok(()) }
 /// ```
+///
+/// For a gateway, whose upstreams and listeners name it:
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use portcullis::{gateway::Gateway, source, tls::WorkloadApi};
+///
+/// # #[cfg(feature = "yaml")] {
+/// let text = "
+/// upstreams:
+/// - name: pay
+///   endpoints: {static: ['10.0.0.1:8443']}
+///   tls: {identity: mesh, spiffe_id: 'spiffe://mesh.example/pay'}
+/// listeners:
+/// - name: mesh
+///   port: 8443
+///   protocol: {https: {identity: mesh, client: {mode: required}}}
+/// ";
+/// let workload = WorkloadApi::from_env().connect().await?;
+/// let config = source::parse("gate.yaml", text)?.config;
+/// let gateway = Gateway::builder(config).identity("mesh", workload.identity().clone()).build()?;
+/// # let _ = gateway; }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "nothing is asked before `connect`"]
 pub struct WorkloadApi {
@@ -225,16 +248,18 @@ impl Shared {
         }
         let update = Update::read(&response)?;
         let trust = self.identity.trust();
-        // Trust first: who is told that an authority goes also learns of the one that comes.
-        trust.store(update.anchors);
         let (default, key) = update.default;
-        self.identity.store(Arc::clone(&key));
-        for (id, key) in update.others.into_iter().chain([(default.clone(), key)]) {
-            match state.by_id.get(&id) {
-                Some(identity) => identity.store(key),
-                None => drop(state.by_id.insert(id, Identity::of(key, trust.clone()))),
+        trust.together(|| {
+            // Trust first: who is told that an authority goes also learns of the one that comes.
+            trust.store(update.anchors);
+            self.identity.store(Arc::clone(&key));
+            for (id, key) in update.others.into_iter().chain([(default.clone(), key)]) {
+                match state.by_id.get(&id) {
+                    Some(identity) => identity.store(key),
+                    None => drop(state.by_id.insert(id, Identity::of(key, trust.clone()))),
+                }
             }
-        }
+        });
         (state.default, state.response) = (default, response);
         drop(state);
         self.changes.send_replace(());

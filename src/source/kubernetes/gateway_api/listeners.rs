@@ -291,7 +291,7 @@ impl<'a> Builder<'a, '_> {
             },
             None => (None, None),
         };
-        (Termination { certificates, client }, without.or(refused))
+        (Termination { certificates, client, ..Termination::default() }, without.or(refused))
     }
 
     /// What is asked of clients' certificates, and why nothing can be.
@@ -323,7 +323,7 @@ impl<'a> Builder<'a, '_> {
             ValidationMode::AllowValidOnly => ClientValidationMode::Required,
             ValidationMode::AllowInsecureFallback => ClientValidationMode::Unverified,
         };
-        (Some(ClientValidation { roots: roots.into(), crls: None, mode }), None)
+        (Some(ClientValidation { roots: roots.into(), crls: None, trust: None, mode }), None)
     }
 
     /// Drops what cannot be told apart within a Gateway: what came before keeps its place, and of one object's own
