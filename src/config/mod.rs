@@ -28,6 +28,7 @@
 
 mod duration;
 mod fault;
+pub(crate) mod field;
 mod filter;
 mod forwarded;
 mod limits;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 #[cfg(feature = "yaml")]
 use super::duration::deserialize_option as duration;
+use super::field::{dashed, is_connections};
 
 /// How long a rule's requests may take. `None` takes the upstream's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,7 +30,8 @@ pub struct Timeouts {
     pub max_stream_duration: Option<Duration>,
     /// The header field, beside `grpc-timeout`, in which a client may say how long it waits, in whole milliseconds, and in
     /// which every attempt tells its backend what is left of [`request`](Self::request) or of what the client said,
-    /// whichever is less. Default none; Envoy tells it in `x-envoy-expected-rq-timeout-ms`.
+    /// whichever is less. None of the connection's own fields, `grpc-timeout`, `host` or `trailer`, nor a name that reads like
+    /// one of them where `_` is taken for `-`. Default none; Envoy tells it in `x-envoy-expected-rq-timeout-ms`.
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "super::yaml::name"))]
     pub deadline_header: Option<HeaderName>,
     /// Whether the deadline, that of [`request`](Self::request) or the client's own, ends the response's body too, and not
@@ -41,28 +43,36 @@ impl Timeouts {
     /// Which field cannot be as it is, and why.
     pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
         let name = self.deadline_header.as_ref()?;
-        let reserved = matches!(
-            name.as_str(),
-            "connection"
-                | "content-length"
-                | "grpc-timeout"
-                | "host"
-                | "keep-alive"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
-        );
-        let why = || format!("`{name}` has a meaning of its own: use another, such as `x-request-timeout-ms`");
-        reserved.then(|| ("deadline_header", why()))
+        let read = dashed(name);
+        let is_taken = is_connections(name) || matches!(&*read, "grpc-timeout" | "host" | "trailer");
+        let meaning = if *read == *name.as_str() { "has" } else { "reads like a field that has" };
+        let why = || format!("`{name}` {meaning} a meaning of its own: use another, such as `x-request-timeout-ms`");
+        is_taken.then(|| ("deadline_header", why()))
     }
 }
 
-#[cfg(all(test, feature = "yaml"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_deadline_has_a_header_of_its_own() {
+        let wrong =
+            |name: &str| Timeouts { deadline_header: Some(name.parse().unwrap()), ..Timeouts::default() }.wrong();
+        for name in ["te", "http2-settings", "grpc-timeout", "host", "trailer"] {
+            let why = format!("`{name}` has a meaning of its own: use another, such as `x-request-timeout-ms`");
+            assert_eq!(wrong(name), Some(("deadline_header", why)));
+        }
+        for name in ["transfer_encoding", "http2_settings", "grpc_timeout"] {
+            let why = format!(
+                "`{name}` reads like a field that has a meaning of its own: use another, such as `x-request-timeout-ms`"
+            );
+            assert_eq!(wrong(name), Some(("deadline_header", why)));
+        }
+        assert_eq!((wrong("x-left"), wrong("x_left"), Timeouts::default().wrong()), (None, None, None));
+    }
+
+    #[cfg(feature = "yaml")]
     #[test]
     fn all_limits_are_written_side_by_side() {
         let text = "{request: 10s, backend_request: 3s, max_stream_duration: 1h, deadline_header: X-Left, \

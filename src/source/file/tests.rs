@@ -76,6 +76,10 @@ fn mistakes_are_told_by_line_and_field() {
             "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `host` has a meaning of its own: use another, such as `x-request-timeout-ms`",
         ),
         (
+            format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: Transfer_Encoding}}\n"),
+            "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `transfer_encoding` reads like a field that has a meaning of its own: use another, such as `x-request-timeout-ms`",
+        ),
+        (
             format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: x a}}\n"),
             "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `x a` is not a header field name",
         ),
