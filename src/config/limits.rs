@@ -106,8 +106,8 @@ pub struct Gradient {
     /// The ideal latency, where it is known: it is never learned then. Default none (Envoy's `fixed_value`).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
     pub fixed_min_rtt: Option<Duration>,
-    /// By which share of itself the interval of learning is prolonged at the most, by chance, so that not all instances do
-    /// it at once. Default 0.15 (Envoy's `jitter`).
+    /// By which share of itself, from 0 to 1, the interval of learning is prolonged at the most, by chance, so that not all
+    /// instances do it at once. Default 0.15 (Envoy's `jitter`).
     pub jitter: f64,
     /// Which share of the ideal latency may be added before the limit falls. Default 0.25 (Envoy's `buffer`).
     pub buffer: f64,
@@ -218,13 +218,6 @@ impl Shed {
 }
 
 impl ShedShares {
-    /// Which field is no share, and why.
-    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
-        let mut fields = self.by_class().into_iter();
-        let (_, field, share) = fields.find(|(_, _, share)| !(0.0..=1.0).contains(share))?;
-        Some((field, format!("{share} is not a share: use 0 to 1")))
-    }
-
     /// The classes and their shares, with the names that they have in a configuration.
     pub(crate) fn by_class(&self) -> [(Priority, &'static str, f64); 4] {
         let Self { sheddable, sheddable_plus, critical, critical_plus } = *self;

@@ -26,6 +26,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+pub(crate) mod check;
 mod duration;
 mod fault;
 pub(crate) mod field;

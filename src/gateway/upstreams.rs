@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{BuildError, local::Local, rule::Shared};
 use crate::{
-    config::{self, Endpoints},
+    config::{self, Endpoints, check::refuse},
     upstream::Upstream,
 };
 
@@ -60,6 +60,8 @@ impl Standing {
         local: Option<&Local>,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
+        refuse(config.wrong())
+            .map_err(|wrong| BuildError::Policy { upstream: config.name.clone(), problem: wrong.to_string() })?;
         let serving_before = before.and_then(|before| before.serving.as_ref());
         let (serving, innermost) = match local {
             Some(local) => (None, local.clone()),
@@ -82,7 +84,7 @@ impl Standing {
             _ => false,
         };
         let policies = before.map(|before| &*before.policies);
-        let policies = Arc::new(Shared::new(config, || innermost, policies, stays)?);
+        let policies = Arc::new(Shared::new(config, || innermost, policies, stays));
         Ok(Self { serving, policies })
     }
 
