@@ -143,13 +143,13 @@ pub struct Aimd {
 /// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun. Where the upstream has
 /// [`adaptive_concurrency`](super::Upstream::adaptive_concurrency) too, each class may also use no more than its share of the
 /// limit that is learned.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct Shed {
-    /// How many at once; 0 refuses all.
-    pub limit: usize,
+    /// How many at once; 0 refuses all. Default none: the shares are those of the limit that is learned, and without one only
+    /// deadlines count.
+    pub limit: Option<usize>,
     /// How much of that each class may use.
-    #[cfg_attr(feature = "yaml", serde(default))]
     pub shares: ShedShares,
 }
 
@@ -213,7 +213,7 @@ impl Shed {
     /// `limit` at once, with the default shares.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, shares: ShedShares::default() }
+        Self { limit: Some(limit), shares: ShedShares::default() }
     }
 }
 
@@ -304,7 +304,8 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
         assert_eq!(upstream.hedge, Some(hedge));
         assert_eq!(upstream.concurrency, Some(Concurrency { queue: 2, ..Concurrency::new(8) }));
         let shares = ShedShares { sheddable: 0.25, ..ShedShares::default() };
-        assert_eq!(upstream.shed, Some(Shed { limit: 9, shares }));
+        assert_eq!(upstream.shed, Some(Shed { limit: Some(9), shares }));
+        assert_eq!(serde_saphyr::from_str::<Shed>("{}").unwrap(), Shed::default());
         let gradient = Gradient {
             min_limit: 4,
             interval: Duration::from_millis(200),

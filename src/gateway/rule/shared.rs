@@ -145,7 +145,9 @@ fn shed_layer(shed: &config::Shed) -> ShedLayer {
         .shares
         .by_class()
         .into_iter()
-        .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
+        .fold(ShedLayer::new(shed.limit.unwrap_or(usize::MAX)), |layer, (priority, _, share)| {
+            layer.share(priority, share)
+        });
     layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
 }
 
