@@ -106,8 +106,8 @@ pub struct Gradient {
     /// The ideal latency, where it is known: it is never learned then. Default none (Envoy's `fixed_value`).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
     pub fixed_min_rtt: Option<Duration>,
-    /// By which share of itself the interval of learning is prolonged at the most, by chance, so that not all instances do
-    /// it at once. Default 0.15 (Envoy's `jitter`).
+    /// By which share of itself, from 0 to 1, the interval of learning is prolonged at the most, by chance, so that not all
+    /// instances do it at once. Default 0.15 (Envoy's `jitter`).
     pub jitter: f64,
     /// Which share of the ideal latency may be added before the limit falls. Default 0.25 (Envoy's `buffer`).
     pub buffer: f64,
@@ -143,13 +143,13 @@ pub struct Aimd {
 /// A request whose deadline has passed, or is nearer than the upstream takes at present, is not begun. Where the upstream has
 /// [`adaptive_concurrency`](super::Upstream::adaptive_concurrency) too, each class may also use no more than its share of the
 /// limit that is learned.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields))]
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct Shed {
-    /// How many at once; 0 refuses all.
-    pub limit: usize,
+    /// How many at once; 0 refuses all. Default none: the shares are those of the limit that is learned, and without one only
+    /// deadlines count.
+    pub limit: Option<usize>,
     /// How much of that each class may use.
-    #[cfg_attr(feature = "yaml", serde(default))]
     pub shares: ShedShares,
 }
 
@@ -213,18 +213,11 @@ impl Shed {
     /// `limit` at once, with the default shares.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, shares: ShedShares::default() }
+        Self { limit: Some(limit), shares: ShedShares::default() }
     }
 }
 
 impl ShedShares {
-    /// Which field is no share, and why.
-    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
-        let mut fields = self.by_class().into_iter();
-        let (_, field, share) = fields.find(|(_, _, share)| !(0.0..=1.0).contains(share))?;
-        Some((field, format!("{share} is not a share: use 0 to 1")))
-    }
-
     /// The classes and their shares, with the names that they have in a configuration.
     pub(crate) fn by_class(&self) -> [(Priority, &'static str, f64); 4] {
         let Self { sheddable, sheddable_plus, critical, critical_plus } = *self;
@@ -311,7 +304,8 @@ adaptive_concurrency: { gradient: { min_limit: 4, interval: 200ms, fixed_min_rtt
         assert_eq!(upstream.hedge, Some(hedge));
         assert_eq!(upstream.concurrency, Some(Concurrency { queue: 2, ..Concurrency::new(8) }));
         let shares = ShedShares { sheddable: 0.25, ..ShedShares::default() };
-        assert_eq!(upstream.shed, Some(Shed { limit: 9, shares }));
+        assert_eq!(upstream.shed, Some(Shed { limit: Some(9), shares }));
+        assert_eq!(serde_saphyr::from_str::<Shed>("{}").unwrap(), Shed::default());
         let gradient = Gradient {
             min_limit: 4,
             interval: Duration::from_millis(200),

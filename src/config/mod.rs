@@ -26,8 +26,10 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+pub(crate) mod check;
 mod duration;
 mod fault;
+pub(crate) mod field;
 mod filter;
 mod forwarded;
 mod limits;

@@ -29,7 +29,8 @@ pub struct Timeouts {
     pub max_stream_duration: Option<Duration>,
     /// The header field, beside `grpc-timeout`, in which a client may say how long it waits, in whole milliseconds, and in
     /// which every attempt tells its backend what is left of [`request`](Self::request) or of what the client said,
-    /// whichever is less. Default none; Envoy tells it in `x-envoy-expected-rq-timeout-ms`.
+    /// whichever is less. None of the connection's own fields, `grpc-timeout`, `host` or `trailer`, nor a name that reads like
+    /// one of them where `_` is taken for `-`. Default none; Envoy tells it in `x-envoy-expected-rq-timeout-ms`.
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "super::yaml::name"))]
     pub deadline_header: Option<HeaderName>,
     /// Whether the deadline, that of [`request`](Self::request) or the client's own, ends the response's body too, and not
@@ -37,32 +38,32 @@ pub struct Timeouts {
     pub deadline_ends_body: bool,
 }
 
-impl Timeouts {
-    /// Which field cannot be as it is, and why.
-    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
-        let name = self.deadline_header.as_ref()?;
-        let reserved = matches!(
-            name.as_str(),
-            "connection"
-                | "content-length"
-                | "grpc-timeout"
-                | "host"
-                | "keep-alive"
-                | "proxy-connection"
-                | "te"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
-        );
-        let why = || format!("`{name}` has a meaning of its own: use another, such as `x-request-timeout-ms`");
-        reserved.then(|| ("deadline_header", why()))
-    }
-}
-
-#[cfg(all(test, feature = "yaml"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_deadline_has_a_header_of_its_own() {
+        let wrong = |name: &str| {
+            let timeouts = Timeouts { deadline_header: Some(name.parse().unwrap()), ..Timeouts::default() };
+            timeouts.wrong().iter().map(ToString::to_string).collect::<String>()
+        };
+        for name in ["te", "http2-settings", "grpc-timeout", "host", "trailer"] {
+            let why = format!(
+                "deadline_header: `{name}` has a meaning of its own: use another, such as `x-request-timeout-ms`"
+            );
+            assert_eq!(wrong(name), why);
+        }
+        for name in ["transfer_encoding", "http2_settings", "grpc_timeout"] {
+            let why = format!(
+                "deadline_header: `{name}` reads like a field that has a meaning of its own: use another, such as `x-request-timeout-ms`"
+            );
+            assert_eq!(wrong(name), why);
+        }
+        assert_eq!(wrong("x-left") + &wrong("x_left"), "");
+    }
+
+    #[cfg(feature = "yaml")]
     #[test]
     fn all_limits_are_written_side_by_side() {
         let text = "{request: 10s, backend_request: 3s, max_stream_duration: 1h, deadline_header: X-Left, \

@@ -19,9 +19,9 @@ use super::duration::{deserialize as duration, deserialize_option as duration_op
 pub struct Retry {
     /// How many times, after the first. Default 1 (Envoy, Linkerd).
     pub attempts: u32,
-    /// The statuses that count as failures. Default none.
+    /// The statuses that count as failures, 100 to 599. Default none.
     pub statuses: Vec<u16>,
-    /// The gRPC status codes that count as failures. Default none.
+    /// The gRPC status codes that count as failures, 1 to 16. Default none.
     pub grpc: Vec<u8>,
     /// Whether a connection that breaks before the response counts as one. Default true.
     pub reset: bool,
@@ -57,7 +57,7 @@ pub struct Hedge {
     /// After this long, in the place of the percentile. Default: the percentile.
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
     pub after: Option<Duration>,
-    /// After as long as so many of a hundred answers of the last half minute took. Default 95 ("The Tail at Scale").
+    /// After as long as so many of a hundred answers, from 0 to 100, of the last half minute took. Default 95 ("The Tail at Scale").
     pub percentile: f64,
     /// With a percentile: no sooner than after this long. Default 1 ms (finagle).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{BuildError, identities::Identities, local::Local, rule::Shared};
 use crate::{
-    config::{self, Endpoints, Roots, UpstreamTls},
+    config::{self, Endpoints, Roots, UpstreamTls, check::refuse},
     upstream::Upstream,
 };
 #[cfg(feature = "tls")]
@@ -76,6 +76,8 @@ impl Standing {
         identities: &Identities,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
+        refuse(config.wrong())
+            .map_err(|wrong| BuildError::Policy { upstream: config.name.clone(), problem: wrong.to_string() })?;
         let serving_before = before.and_then(|before| before.serving.as_ref());
         let (serving, innermost) = match local {
             Some(local) => (None, local.clone()),
@@ -95,7 +97,7 @@ impl Standing {
             _ => false,
         };
         let policies = before.map(|before| &*before.policies);
-        let policies = Arc::new(Shared::new(config, || innermost, policies, stays)?);
+        let policies = Arc::new(Shared::new(config, || innermost, policies, stays));
         if let (Some(new), false) = (&serving, stays) {
             new.upstream.set_budget(policies.budget().clone());
         }

@@ -37,7 +37,9 @@ use super::{
     files,
     tree::{Node, Value},
 };
-use crate::config::{Certificate, Config, Endpoints, Filter, ListenerProtocol, PathMatch, Roots, TrustBundle};
+use crate::config::{
+    Certificate, Config, Endpoints, Filter, ListenerProtocol, PathMatch, Roots, TrustBundle, check::Wrong,
+};
 
 /// Joins the documents to one configuration; what is wrong with them goes to `report`.
 pub(super) fn config(documents: Vec<Document>, report: &mut Report, files: &mut Fingerprint) -> Config {
@@ -115,8 +117,8 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             if rule.backends.is_empty() && !redirects {
                 found(format!("{rule_field}.backends"), invalid("has no backends: name one"));
             }
-            if let Some((field, why)) = rule.timeouts.wrong() {
-                found(format!("{rule_field}.timeouts.{field}"), Fault::Invalid(why));
+            for Wrong { field, why } in rule.wrong() {
+                found(format!("{rule_field}.{field}"), Fault::Invalid(why));
             }
             for (index, one) in rule.matches.iter().enumerate() {
                 if let PathMatch::Exact(path) | PathMatch::Prefix(path) = &one.path
@@ -128,10 +130,17 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
             }
         }
     }
+    for (index, service) in config.services.iter().enumerate() {
+        for (number, port) in service.ports.iter().enumerate() {
+            for Wrong { field, why } in port.backend.wrong() {
+                found(format!("services[{index}].ports[{number}].backend.{field}"), Fault::Invalid(why));
+            }
+        }
+    }
     for (index, upstream) in config.upstreams.iter().enumerate() {
         let field = |name: &str| format!("upstreams[{index}].{name}");
-        if upstream.panic_threshold > 100 {
-            found(field("panic_threshold"), invalid("is a share in percent: write 0 to 100"));
+        for wrong in upstream.wrong() {
+            found(field(&wrong.field), Fault::Invalid(wrong.why));
         }
         if upstream.max_attempts == 0 {
             found(field("max_attempts"), invalid("must be 1 or more"));
@@ -141,9 +150,6 @@ fn check(config: &Config, found: &mut dyn FnMut(String, Fault)) {
         }
         if upstream.pool.max_streams == 0 {
             found(field("pool.max_streams"), invalid("must be 1 or more"));
-        }
-        if let Some((name, why)) = upstream.shed.as_ref().and_then(|shed| shed.shares.wrong()) {
-            found(field(&format!("shed.shares.{name}")), Fault::Invalid(why));
         }
         if let Endpoints::Dns { refresh, .. } = &upstream.endpoints
             && refresh.is_zero()

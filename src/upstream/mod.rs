@@ -80,7 +80,7 @@ use crate::{
     balance::{Balancer, EndpointSet, InvalidHashKey},
     breaker::Circuit,
     client::{Pool, Target},
-    config,
+    config::{self, check::refuse},
     outlier::{Alarm, Detector},
     retry::Budget,
 };
@@ -160,6 +160,14 @@ pub enum BuildError {
         /// What is wrong, and how to mend it.
         problem: String,
     },
+    /// A setting has a number that it cannot have.
+    #[error("upstream `{name}`, {problem}")]
+    Setting {
+        /// The upstream's name.
+        name: String,
+        /// Which one, and how to mend it.
+        problem: String,
+    },
     /// Its endpoints change by themselves or are watched, which needs a task.
     #[error("upstream `{name}` looks up or watches its endpoints: build it within a tokio runtime")]
     NoRuntime {
@@ -173,7 +181,7 @@ impl Upstream {
     /// dropped.
     ///
     /// # Errors
-    /// When the balancer's hash key, TLS or the health check is not usable, or when a lookup, outlier detection or health
+    /// When the balancer's hash key, TLS, the health check or a number among the settings is not usable, or when a lookup, outlier detection or health
     /// checks are asked for outside a tokio runtime.
     pub fn new(config: config::Upstream) -> Result<Self, BuildError> {
         let discover = Discover::new(&config.endpoints);
@@ -204,6 +212,8 @@ impl Upstream {
     }
 
     fn dialed(config: config::Upstream, mut discover: Discover, dial: Dial) -> Result<Self, BuildError> {
+        refuse(config.wrong())
+            .map_err(|wrong| BuildError::Setting { name: config.name.clone(), problem: wrong.to_string() })?;
         let balancer = Balancer::for_upstream(&config)
             .map_err(|source| BuildError::HashKey { name: config.name.clone(), source })?;
         let check = config.health_check.as_ref().map(|health| Recipe::new(&health.check, &config.name)).transpose();

@@ -356,6 +356,15 @@ async fn endpoints_may_change_under_load_and_those_that_go_leave_nothing_open() 
 }
 
 #[test]
+fn a_number_that_a_setting_cannot_have_is_refused() {
+    let breaker = config::CircuitBreaker { failure_rate: 101, ..Default::default() };
+    let config = config::Upstream { endpoint_circuit_breaker: Some(breaker), ..upstream([]) };
+    let error = Upstream::new(config).unwrap_err();
+    let told = "upstream `test`, endpoint_circuit_breaker.failure_rate: 101 is not a percentage: use 0 to 100";
+    assert_eq!(error.to_string(), told);
+}
+
+#[test]
 fn lookups_need_a_runtime_and_say_so() {
     let endpoints = Endpoints::Dns { host: "backend.test".into(), port: 80, refresh: Duration::from_secs(5) };
     let error = Upstream::new(config::Upstream::new("far", endpoints)).unwrap_err();

@@ -1,6 +1,13 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 
-use crate::{config::HeaderChanges, filter::InvalidFilter, forwarded::names};
+use crate::{
+    config::{
+        HeaderChanges,
+        field::{dashed, is_connections},
+    },
+    filter::InvalidFilter,
+    forwarded::names,
+};
 
 /// Changes that have been checked, each name once.
 #[derive(Debug, Default)]
@@ -61,25 +68,6 @@ fn first_of_each(fields: Vec<(HeaderName, HeaderValue)>) -> Box<[(HeaderName, He
         }
     }
     kept.into()
-}
-
-/// Whether a field frames the message or is for one hop (RFC 9110 section 7.6.1), also for readers to whom `_` is `-`.
-fn is_connections(name: &HeaderName) -> bool {
-    matches!(
-        &*dashed(name),
-        "connection"
-            | "content-length"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-fn dashed(name: &HeaderName) -> String {
-    name.as_str().replace('_', "-")
 }
 
 #[cfg(test)]
@@ -165,6 +153,7 @@ mod tests {
             "keep-alive",
             "proxy-connection",
             "http2-settings",
+            "HTTP2_Settings",
         ] {
             let name: HeaderName = name.parse().unwrap();
             let field = vec![(name.clone(), HeaderValue::from_static("1"))];

@@ -9,12 +9,11 @@ use tower_layer::Layer;
 use super::{Scope, backend::Arrived, time::Time};
 use crate::{
     Body, BoxError, Error, Outcome,
-    config::{self, FaultKind, Filter, Priority, RateKey, RateLimit},
+    config::{self, FaultKind, Filter, Priority, RateKey, RateLimit, check},
     fault::{Abort, FaultLayer, Share},
     filter::{AuthLayer, CorsLayer, HeadersLayer, MirrorLayer, RedirectLayer, RewriteLayer},
     forwarded::client_cert,
     gateway::{BuildError, local::Local},
-    grpc::Code,
     identity::AllowLayer,
     limit::rate::{ClientIp, Header, Key, KeyOf, Limiter, PerIdentity, Quota, RateLayer, WhenFull},
 };
@@ -112,6 +111,7 @@ impl<'a, 'b> Filters<'a, 'b> {
     fn layered(&mut self, place: Place, filter: &Filter, inner: Local) -> Result<Local, BuildError> {
         let scope = self.scope;
         let refuse = |source: BoxError| scope.error(place.to_string(), source);
+        check::refuse(filter.wrong()).map_err(|wrong| refuse(wrong.into()))?;
         Ok(match filter {
             Filter::RequestHeaders(changes) => {
                 let layer = HeadersLayer::new().request(changes.clone()).map_err(|error| refuse(error.into()))?;
@@ -224,9 +224,7 @@ fn rate_layer(limit: &RateLimit) -> Result<RateLayer<RuleKey>, BoxError> {
     let key = match &limit.key {
         RateKey::Rule => RuleKey::Rule,
         RateKey::ClientIp => RuleKey::ClientIp,
-        RateKey::Header(name) => RuleKey::Header(Header(
-            name.parse::<HeaderName>().map_err(|_| format!("`{name}` is not the name of a header field"))?,
-        )),
+        RateKey::Header(name) => RuleKey::Header(Header(name.parse::<HeaderName>()?)),
         RateKey::Identity => RuleKey::Identity,
     };
     Ok(RateLayer::keyed(quota, key).max_keys(limit.max_keys, WhenFull::Evict).fields(limit.headers))
@@ -240,14 +238,8 @@ fn fault_layer(fault: &config::Fault) -> Result<FaultLayer, BoxError> {
     }
     if let Some(abort) = &fault.abort {
         let with = match abort.with {
-            FaultKind::Status(status) => match StatusCode::from_u16(status) {
-                Ok(code) if (200..600).contains(&status) => Abort::Status(code),
-                _ => return Err(format!("{status} is not a status to fail with: use 200 to 599").into()),
-            },
-            FaultKind::Grpc(number) => match Code::numbered(number) {
-                Some(code) if code != Code::Ok => Abort::Grpc(number),
-                _ => return Err(format!("{number} is not a gRPC status to fail with: use 1 to 16").into()),
-            },
+            FaultKind::Status(status) => Abort::Status(StatusCode::from_u16(status)?),
+            FaultKind::Grpc(number) => Abort::Grpc(number),
             FaultKind::Reset => Abort::Reset,
             FaultKind::ConnectFailure => Abort::ConnectFailed,
         };

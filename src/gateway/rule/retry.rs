@@ -5,28 +5,24 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::{
-    BoxError, Error, Outcome, config,
+    BoxError, Error, Outcome,
+    config::{self, check::refuse},
     grpc::Code,
     retry::{Budget, Conditions, RetryLayer},
 };
 
 /// The layer that `retry` asks for. `per_try` is for what cannot limit an attempt by itself.
 pub(super) fn layer(retry: &config::Retry, budget: Budget, per_try: Option<Duration>) -> Result<RetryLayer, BoxError> {
+    refuse(retry.wrong())?;
     let mut conditions = Conditions::none().connect_failure().refused().timeout();
     if retry.reset {
         conditions = conditions.reset();
     }
     for status in &retry.statuses {
-        match StatusCode::from_u16(*status) {
-            Ok(code) if *status < 600 => conditions = conditions.status(code),
-            _ => return Err(format!("{status} is not a status: use 100 to 599").into()),
-        }
+        conditions = conditions.status(StatusCode::from_u16(*status)?);
     }
-    for number in &retry.grpc {
-        match Code::numbered(*number) {
-            Some(code) => conditions = conditions.grpc(code),
-            None => return Err(format!("{number} is not a gRPC status: use 1 to 16").into()),
-        }
+    for code in retry.grpc.iter().filter_map(|number| Code::numbered(*number)) {
+        conditions = conditions.grpc(code);
     }
     let layer = RetryLayer::new()
         .conditions(conditions)

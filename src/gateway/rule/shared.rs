@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use crate::{
     Body,
     config::{self, AdaptiveConcurrency},
-    gateway::{BuildError, local::Local},
+    gateway::local::Local,
     hedge::HedgeLayer,
     limit::{
         adaptive::AdaptiveLayer,
@@ -44,7 +44,7 @@ impl Shared {
         innermost: impl FnOnce() -> Local,
         previous: Option<&Self>,
         same: bool,
-    ) -> Result<Self, BuildError> {
+    ) -> Self {
         let budget = Kept::of(&config.retry_budget, previous.map(|previous| &previous.budget), Budget::of);
         let concurrency = config.concurrency.as_ref().map(|concurrency| {
             let previous = previous.and_then(|previous| previous.concurrency.as_ref());
@@ -59,7 +59,6 @@ impl Shared {
                 AdaptiveConcurrency::Aimd(aimd) => AdaptiveLayer::aimd(aimd.clone()),
             })
         });
-        config.shed.iter().try_for_each(|shed| check_shares(&config.name, shed))?;
         let shed = config.shed.as_ref().map(|shed| {
             let previous = previous.and_then(|previous| previous.shed.as_ref());
             Kept::of(shed, previous, shed_layer)
@@ -68,9 +67,9 @@ impl Shared {
         this.stack = match previous {
             // With the latencies that hedging knows.
             Some(previous) if same && this.is_as(previous) => previous.stack.clone(),
-            _ => this.around(config, innermost)?,
+            _ => this.around(innermost),
         };
-        Ok(this)
+        this
     }
 
     /// The budget of all who lead here.
@@ -99,13 +98,9 @@ impl Shared {
             && same(self.shed.as_ref(), other.shed.as_ref())
     }
 
-    fn around(
-        &self,
-        config: &config::Upstream,
-        innermost: impl FnOnce() -> Local,
-    ) -> Result<Option<Local>, BuildError> {
+    fn around(&self, innermost: impl FnOnce() -> Local) -> Option<Local> {
         if self.hedge.is_none() && self.concurrency.is_none() && self.adaptive.is_none() && self.shed.is_none() {
-            return Ok(None);
+            return None;
         }
         let mut stack = innermost();
         if let Some(adaptive) = &self.adaptive {
@@ -128,34 +123,18 @@ impl Shared {
             stack = Local::new(layer.layer(stack));
         }
         if let Some(hedge) = &self.hedge {
-            stack = Local::new(self.hedge_layer(config, hedge)?.layer(stack));
+            stack = Local::new(self.hedge_layer(hedge).layer(stack));
         }
-        Ok(Some(stack))
+        Some(stack)
     }
 
-    fn hedge_layer(&self, config: &config::Upstream, hedge: &config::Hedge) -> Result<HedgeLayer, BuildError> {
+    fn hedge_layer(&self, hedge: &config::Hedge) -> HedgeLayer {
         let layer = match hedge.after {
             Some(delay) => HedgeLayer::after(delay),
-            None if (0.0..=100.0).contains(&hedge.percentile) => {
-                HedgeLayer::percentile(hedge.percentile / 100.0).least(hedge.least)
-            }
-            None => {
-                let problem = format!("hedge: {} is not a percentile: use 0 to 100", hedge.percentile);
-                return Err(BuildError::Policy { upstream: config.name.clone(), problem });
-            }
+            None => HedgeLayer::percentile(hedge.percentile / 100.0).least(hedge.least),
         };
         let layer = layer.budget(self.budget.made.clone());
-        Ok(if hedge.non_idempotent { layer.repeatable_if(|_| true) } else { layer })
-    }
-}
-
-fn check_shares(upstream: &str, shed: &config::Shed) -> Result<(), BuildError> {
-    match shed.shares.wrong() {
-        Some((field, why)) => {
-            let problem = format!("shed: shares: {field}: {why}");
-            Err(BuildError::Policy { upstream: upstream.to_owned(), problem })
-        }
-        None => Ok(()),
+        if hedge.non_idempotent { layer.repeatable_if(|_| true) } else { layer }
     }
 }
 
@@ -164,7 +143,9 @@ fn shed_layer(shed: &config::Shed) -> ShedLayer {
         .shares
         .by_class()
         .into_iter()
-        .fold(ShedLayer::new(shed.limit), |layer, (priority, _, share)| layer.share(priority, share));
+        .fold(ShedLayer::new(shed.limit.unwrap_or(usize::MAX)), |layer, (priority, _, share)| {
+            layer.share(priority, share)
+        });
     layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
 }
 

@@ -629,19 +629,19 @@ fn what_cannot_be_is_refused_with_its_place_or_fails_its_rule_alone() {
     let wrong = [
         (
             Rule { filters: vec![Filter::Cors(Cors::default()), Filter::RateLimit(limit)], ..to("here") },
-            "route `test`, rule 0, filter 1: a quota of no requests",
+            "route `test`, rule 0, filter 1: rate_limit.per: must be more than zero",
         ),
         (
             Rule { filters: vec![fault(FaultAbort { with: FaultKind::Reset, percent: 101.0 })], ..to("here") },
-            "route `test`, rule 0, filter 0: 101 is not a percentage: write a number from 0 to 100",
+            "route `test`, rule 0, filter 0: fault.abort.percent: 101 is not a percentage: use 0 to 100",
         ),
         (
             Rule { backends: vec![backend], ..Rule::default() },
-            "route `test`, rule 0, backend 0, filter 0: 0 is not a gRPC status to fail with: use 1 to 16",
+            "route `test`, rule 0, backend 0, filter 0: fault.abort.with.grpc: 0 is not a gRPC status to fail with: use 1 to 16",
         ),
         (
             Rule { retry: retry(1, [99]), ..to("here") },
-            "route `test`, rule 0, retry: 99 is not a status: use 100 to 599",
+            "route `test`, rule 0, retry: statuses[0]: 99 is not a status: use 100 to 599",
         ),
         (
             Rule {
@@ -678,5 +678,5 @@ fn what_cannot_be_is_refused_with_its_place_or_fails_its_rule_alone() {
     let upstream = config::Upstream { hedge, ..config::Upstream::new("up", Endpoints::Static(vec![])) };
     let config = Config { upstreams: vec![upstream], ..Config::default() };
     let error = Gateway::builder(config).build().unwrap_err().to_string();
-    assert_eq!(error, "upstream `up`, hedge: 101 is not a percentile: use 0 to 100");
+    assert_eq!(error, "upstream `up`, hedge.percentile: 101 is not a percentile: use 0 to 100");
 }

@@ -6,7 +6,7 @@ use tower_layer::Layer;
 
 use crate::{
     BoxError,
-    config::Timeouts,
+    config::{Timeouts, check::refuse},
     gateway::local::Local,
     timeout::{BodyTimeoutLayer, DeadlineLayer},
 };
@@ -26,9 +26,7 @@ impl Time {
     /// The limits that `timeouts` ask for. `heeds` says whether what a request itself says of its time counts, whatever
     /// they ask for.
     pub(super) fn of(timeouts: &Timeouts, heeds: bool) -> Result<Self, BoxError> {
-        if let Some((field, why)) = timeouts.wrong() {
-            return Err(format!("{field}: {why}").into());
-        }
+        refuse(timeouts.wrong())?;
         let heeds = heeds || timeouts.deadline_ends_body || timeouts.deadline_header.is_some();
         let deadline = limit(timeouts.request).or_else(|| heeds.then_some(Duration::MAX)).map(|limit| {
             let layer = DeadlineLayer::server(limit);

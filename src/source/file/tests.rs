@@ -6,6 +6,8 @@ use crate::{
     source::{LoadError, load, parse},
 };
 
+mod settings;
+
 fn pair() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["a.example.com".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
@@ -76,6 +78,10 @@ fn mistakes_are_told_by_line_and_field() {
             "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `host` has a meaning of its own: use another, such as `x-request-timeout-ms`",
         ),
         (
+            format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: Transfer_Encoding}}\n"),
+            "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `transfer_encoding` reads like a field that has a meaning of its own: use another, such as `x-request-timeout-ms`",
+        ),
+        (
             format!("{ROUTE}  - backends: [a]\n    timeouts: {{deadline_header: x a}}\n"),
             "f.yaml:5:33: routes[0].rules[0].timeouts.deadline_header: `x a` is not a header field name",
         ),
@@ -113,7 +119,7 @@ fn mistakes_are_told_by_line_and_field() {
         ),
         (
             format!("{UPSTREAM}  panic_threshold: 101\n"),
-            "f.yaml:4:20: upstreams[0].panic_threshold: is a share in percent: write 0 to 100",
+            "f.yaml:4:20: upstreams[0].panic_threshold: 101 is not a percentage: use 0 to 100",
         ),
         (format!("{UPSTREAM}  max_attempts: 0\n"), "f.yaml:4:17: upstreams[0].max_attempts: must be 1 or more"),
         (

@@ -100,7 +100,7 @@ async fn shares_are_those_of_an_adaptive_limit_too() {
     let config = |limit| {
         let aimd = Aimd { min_limit: limit, max_limit: limit, initial_limit: limit, ..Aimd::default() };
         let upstream = config::Upstream {
-            shed: Some(Shed::new(1000)),
+            shed: Some(Shed::default()),
             adaptive_concurrency: Some(AdaptiveConcurrency::Aimd(aimd)),
             ..config::Upstream::new("here", Endpoints::Static(vec![]))
         };
