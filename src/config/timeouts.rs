@@ -27,6 +27,12 @@ pub struct Timeouts {
     /// [`stream_idle_timeout`](super::Upstream::stream_idle_timeout).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
     pub max_stream_duration: Option<Duration>,
+    /// How long the response's body may pause while its client waits for more, and the request's body does not move either;
+    /// then it fails. A connection that was upgraded is not limited. Zero means no limit of the rule's own. Default none: an
+    /// upstream's [`stream_idle_timeout`](super::Upstream::stream_idle_timeout) holds in any case, and a service of this
+    /// process has no limit but this one.
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub idle: Option<Duration>,
     /// The header field, beside `grpc-timeout`, in which a client may say how long it waits, in whole milliseconds, and in
     /// which every attempt tells its backend what is left of [`request`](Self::request) or of what the client said,
     /// whichever is less. None of the connection's own fields, `grpc-timeout`, `host` or `trailer`, nor a name that reads like
@@ -66,12 +72,13 @@ mod tests {
     #[cfg(feature = "yaml")]
     #[test]
     fn all_limits_are_written_side_by_side() {
-        let text = "{request: 10s, backend_request: 3s, max_stream_duration: 1h, deadline_header: X-Left, \
+        let text = "{request: 10s, backend_request: 3s, max_stream_duration: 1h, idle: 1m, deadline_header: X-Left, \
                     deadline_ends_body: true}";
         let expected = Timeouts {
             request: Some(Duration::from_secs(10)),
             backend_request: Some(Duration::from_secs(3)),
             max_stream_duration: Some(Duration::from_secs(3600)),
+            idle: Some(Duration::from_secs(60)),
             deadline_header: Some(HeaderName::from_static("x-left")),
             deadline_ends_body: true,
         };

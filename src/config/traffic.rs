@@ -29,6 +29,10 @@ pub struct Retry {
     /// and up to twice as long later. Default: by chance between none and 25 ms at first, 50 ms later.
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration_option"))]
     pub backoff: Option<Duration>,
+    /// The longest pause that a backend may ask for by `Retry-After` or `grpc-retry-pushback-ms`: where it asks for longer,
+    /// its answer is passed on. Default 5 s, as the client is held meanwhile (Envoy's `max_interval` is 300 s).
+    #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
+    pub longest_wait: Duration,
     /// The bytes of a body that are kept to be sent again. Default 64 KiB.
     pub body_cap: usize,
     /// Whether requests that are not idempotent are sent again too. Default false.
@@ -148,6 +152,7 @@ impl Default for Retry {
             grpc: Vec::new(),
             reset: true,
             backoff: None,
+            longest_wait: Duration::from_secs(5),
             body_cap: 64 * 1024,
             non_idempotent: false,
         }

@@ -66,6 +66,7 @@ impl<'a> Does<'a> {
             ("request", timeouts.request),
             ("attempt", timeouts.backend_request),
             ("stream", timeouts.max_stream_duration),
+            ("pause", timeouts.idle),
         ] {
             parts.extend(limit.map(|limit| match limit {
                 limit if limit.is_zero() => format!("{what} without a limit of time"),
@@ -306,6 +307,7 @@ mod tests {
                 request: Some(Duration::from_secs(2)),
                 backend_request: Some(Duration::ZERO),
                 max_stream_duration: Some(Duration::from_secs(60)),
+                idle: Some(Duration::from_secs(5)),
                 deadline_header: Some(http::HeaderName::from_static("x-left")),
                 deadline_ends_body: true,
             },
@@ -315,7 +317,7 @@ mod tests {
             Does(&rule).to_string(),
             "web (9 of 10), canary [rewrites prefix to /v2] (1 of 10); request headers: sets x-a: `1`; \
              retries up to 2 times on 503; request within 2s; attempt without a limit of time; \
-             stream within 60s; deadlines end bodies too; deadlines in x-left"
+             stream within 60s; pause within 5s; deadlines end bodies too; deadlines in x-left"
         );
         assert_eq!(Does(&Rule::default()).to_string(), "answers 500: it has no backend");
         let away = Rule { filters: vec![Filter::Redirect(Redirect::default())], ..Rule::default() };

@@ -97,7 +97,7 @@ impl Standing {
             _ => false,
         };
         let policies = before.map(|before| &*before.policies);
-        let policies = Arc::new(Shared::new(config, || innermost, policies, stays));
+        let policies = Arc::new(Shared::new(config, || innermost, serving.is_none(), policies, stays));
         if let (Some(new), false) = (&serving, stays) {
             new.upstream.set_budget(policies.budget().clone());
         }

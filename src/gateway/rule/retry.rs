@@ -27,6 +27,7 @@ pub(super) fn layer(retry: &config::Retry, budget: Budget, per_try: Option<Durat
     let layer = RetryLayer::new()
         .conditions(conditions)
         .max_retries(retry.attempts)
+        .longest_wait(retry.longest_wait)
         .body_cap(retry.body_cap)
         .budget(budget)
         .late_retries_time_out();

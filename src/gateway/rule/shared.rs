@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use crate::{
     Body,
+    breaker::{BreakerLayer, Circuit},
     config::{self, AdaptiveConcurrency},
     gateway::local::Local,
     hedge::HedgeLayer,
@@ -23,6 +24,8 @@ use crate::{
 /// and what stands around each attempt. Each keeps its state for as long as its own settings stay.
 pub(in crate::gateway) struct Shared {
     budget: Kept<config::RetryBudget, Budget>,
+    /// Around a service of this process: an upstream has its own.
+    breaker: Option<Kept<config::CircuitBreaker, BreakerLayer>>,
     hedge: Option<config::Hedge>,
     concurrency: Option<Kept<config::Concurrency, ConcurrencyLayer>>,
     adaptive: Option<Kept<AdaptiveConcurrency, AdaptiveLayer>>,
@@ -37,15 +40,22 @@ struct Kept<C, T> {
 }
 
 impl Shared {
-    /// The policies of `config` around `innermost`. `previous` are those of the configuration before, around the same
+    /// The policies of `config` around `innermost`, which is a service of this process if `local`. `previous` are those of the configuration before, around the same
     /// service if `same`.
     pub(in crate::gateway) fn new(
         config: &config::Upstream,
         innermost: impl FnOnce() -> Local,
+        local: bool,
         previous: Option<&Self>,
         same: bool,
     ) -> Self {
         let budget = Kept::of(&config.retry_budget, previous.map(|previous| &previous.budget), Budget::of);
+        let breaker = config.circuit_breaker.as_ref().filter(|_| local).map(|breaker| {
+            let previous = previous.and_then(|previous| previous.breaker.as_ref());
+            Kept::of(breaker, previous, |breaker| {
+                BreakerLayer::new(Circuit::new(config.name.as_str(), breaker.clone()))
+            })
+        });
         let concurrency = config.concurrency.as_ref().map(|concurrency| {
             let previous = previous.and_then(|previous| previous.concurrency.as_ref());
             Kept::of(concurrency, previous, |concurrency| {
@@ -63,7 +73,7 @@ impl Shared {
             let previous = previous.and_then(|previous| previous.shed.as_ref());
             Kept::of(shed, previous, shed_layer)
         });
-        let mut this = Self { budget, hedge: config.hedge.clone(), concurrency, adaptive, shed, stack: None };
+        let mut this = Self { budget, breaker, hedge: config.hedge.clone(), concurrency, adaptive, shed, stack: None };
         this.stack = match previous {
             // With the latencies that hedging knows.
             Some(previous) if same && this.is_as(previous) => previous.stack.clone(),
@@ -92,6 +102,7 @@ impl Shared {
             one.map(|kept| &kept.config) == other.map(|kept| &kept.config)
         }
         self.budget.config == other.budget.config
+            && same(self.breaker.as_ref(), other.breaker.as_ref())
             && self.hedge == other.hedge
             && same(self.concurrency.as_ref(), other.concurrency.as_ref())
             && same(self.adaptive.as_ref(), other.adaptive.as_ref())
@@ -99,10 +110,14 @@ impl Shared {
     }
 
     fn around(&self, innermost: impl FnOnce() -> Local) -> Option<Local> {
-        if self.hedge.is_none() && self.concurrency.is_none() && self.adaptive.is_none() && self.shed.is_none() {
+        let limits = self.concurrency.is_some() || self.adaptive.is_some() || self.shed.is_some();
+        if self.breaker.is_none() && self.hedge.is_none() && !limits {
             return None;
         }
         let mut stack = innermost();
+        if let Some(breaker) = &self.breaker {
+            stack = Local::new(breaker.made.layer(stack));
+        }
         if let Some(adaptive) = &self.adaptive {
             stack = Local::new(adaptive.made.layer(stack));
         }

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod client_cert;
+mod local;
 mod shed;
 mod timeouts;
 

@@ -36,9 +36,11 @@ impl Time {
                 None => layer,
             }
         });
-        // Pauses are the upstream's matter.
-        let stream = |limit| BodyTimeoutLayer::new().idle(Duration::ZERO).max_duration(limit);
-        Ok(Self { deadline, stream: limit(timeouts.max_stream_duration).map(stream) })
+        let (idle, duration) = (limit(timeouts.idle), limit(timeouts.max_stream_duration));
+        // Zero is no limit there.
+        let layer =
+            || BodyTimeoutLayer::new().idle(idle.unwrap_or_default()).max_duration(duration.unwrap_or_default());
+        Ok(Self { deadline, stream: (idle.is_some() || duration.is_some()).then(layer) })
     }
 
     pub(super) fn is_limited(&self) -> bool {

@@ -47,6 +47,19 @@ async fn a_stream_is_cut_when_its_rule_says_so_and_a_request_that_gets_no_answer
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_pauses_for_longer_than_its_rule_allows_is_cut() {
+    for (idle, ends) in [(50, Some(Outcome::UpstreamTimeout)), (100, None), (0, None)] {
+        let timeouts = Timeouts { idle: Some(idle * MS), ..Timeouts::default() };
+        let began = Instant::now();
+        let response = send(&lively(Rule { timeouts, ..to("here") }), get("/")).await;
+        assert_eq!((response.status(), end(response).await), (StatusCode::OK, ends), "{idle} ms");
+        if ends.is_some() {
+            assert_eq!(began.elapsed(), 50 * MS);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_is_read_and_told_in_the_header_of_the_rule_by_every_attempt() {
     let told = |double: &Double| {
         let fields = double.seen();
