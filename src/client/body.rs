@@ -41,10 +41,16 @@ struct Progress {
 struct Stopped;
 
 impl Upload {
-    /// Starts the watch with the request. Over HTTP/2 (`begun`) the watch offers the body until it is sent.
-    pub(super) fn new(mut body: Body, watch: &Arc<Watch>, shared: &Arc<Shared>, begun: Option<&Begun>) -> Self {
+    /// Starts the watch with the request, `patient` as there. Over HTTP/2 (`begun`) the watch offers the body until it is sent.
+    pub(super) fn new(
+        mut body: Body,
+        patient: bool,
+        watch: &Arc<Watch>,
+        shared: &Arc<Shared>,
+        begun: Option<&Begun>,
+    ) -> Self {
         let uploading = !body.is_end_stream();
-        watch.begin(&shared.clock, uploading);
+        watch.begin(&shared.clock, uploading, patient);
         let progress = uploading.then(|| Progress {
             watch: Arc::clone(watch),
             shared: Arc::clone(shared),

@@ -26,7 +26,10 @@ use super::{
     shared::Shared,
     watch::Watch,
 };
-use crate::{Body, BoxError, Error, Outcome, Sent, timeout::tell_what_is_left_now};
+use crate::{
+    Body, BoxError, Error, Outcome, Sent,
+    timeout::{AttemptTimeout, tell_what_is_left_now},
+};
 
 /// To how many HTTP/2 connections that end before it is written a request is given. More than one may say goodbye just
 /// now; all of them do when the peer wants no requests.
@@ -135,12 +138,13 @@ async fn attempt(
 ) -> Result<Response<Incoming>, Error> {
     let began = shared.clock.now();
     let (Some(conn), Some(request)) = (lease.conn(), place.take()) else { return Err(Error::new(Outcome::Internal)) };
+    let patient = request.extensions().get::<AttemptTimeout>().is_some();
     #[cfg(feature = "tls")]
     let mut broken = None;
     let mut spare = None;
     let (result, watch) = match conn {
         Conn::One(Http1 { sender, door, watch, .. }) => {
-            let request = request.map(|body| Upload::new(body, watch, shared, None));
+            let request = request.map(|body| Upload::new(body, patient, watch, shared, None));
             let answer = pin!(give(door, || sender.try_send_request(request)));
             (in_time(answer, watch, shared).await, watch)
         }
@@ -149,7 +153,7 @@ async fn attempt(
             if !body.is_end_stream() {
                 spare = Some(spare_of(&mut head));
             }
-            let request = Request::from_parts(head, Upload::new(body, watch, shared, Some(&session.begun)));
+            let request = Request::from_parts(head, Upload::new(body, patient, watch, shared, Some(&session.begun)));
             let mut sender = session.sender.clone();
             let answer = pin!(give(&session.door, || sender.try_send_request(request)));
             let result = in_time(answer, watch, shared).await;

@@ -69,6 +69,8 @@ pub(super) struct Watch {
     body: AtomicU64,
     responded: AtomicBool,
     uploading: AtomicBool,
+    /// Whether the head may take as long as it likes.
+    patient: AtomicBool,
     aborted: AtomicBool,
     /// Whether there is a body to be had back.
     offers: AtomicBool,
@@ -99,6 +101,7 @@ impl Watch {
             body: AtomicU64::new(NEVER),
             responded: AtomicBool::new(false),
             uploading: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             offers: AtomicBool::new(false),
             slots: Mutex::default(),
@@ -109,13 +112,14 @@ impl Watch {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts over with a request.
-    pub(super) fn begin(&self, clock: &Clock, uploading: bool) {
+    /// Starts over with a request; `patient` if others limit the time until its response's head.
+    pub(super) fn begin(&self, clock: &Clock, uploading: bool, patient: bool) {
         self.body.store(NEVER, SeqCst);
         self.responded.store(false, SeqCst);
         self.aborted.store(false, SeqCst);
         self.uploading.store(uploading, SeqCst);
-        let limit = if uploading { clock.idle } else { clock.response };
+        self.patient.store(patient, SeqCst);
+        let limit = if uploading { clock.idle } else { self.response(clock) };
         self.head.store(clock.now().saturating_add(limit), SeqCst);
     }
 
@@ -131,10 +135,14 @@ impl Watch {
 
     /// The request's body is sent.
     pub(super) fn upload_done(&self, clock: &Clock) {
-        self.head.store(clock.now().saturating_add(clock.response), SeqCst);
+        self.head.store(clock.now().saturating_add(self.response(clock)), SeqCst);
         self.slots().upload = None;
         // Last: from here on the watch may serve another request.
         self.uploading.store(false, SeqCst);
+    }
+
+    fn response(&self, clock: &Clock) -> u64 {
+        if self.patient.load(SeqCst) { NEVER } else { clock.response }
     }
 
     pub(super) fn upload_failed(&self, error: BoxError) {
@@ -274,7 +282,7 @@ mod tests {
     fn a_deadline_is_never_early_and_late_by_a_tick() {
         let clock = clock(800, 0);
         let watch = Watch::new();
-        watch.begin(&clock, false);
+        watch.begin(&clock, false, false);
         // The first tick may come right after the start, so that n ticks are between n - 1 and n periods.
         assert_eq!(fires_after(&clock, &watch), Some(9));
     }
@@ -283,7 +291,7 @@ mod tests {
     fn while_the_client_is_waited_for_nothing_runs_out() {
         let clock = clock(800, 1600);
         let watch = Watch::new();
-        watch.begin(&clock, true);
+        watch.begin(&clock, true, false);
         watch.upload_waits();
         assert_eq!(fires_after(&clock, &watch), None);
         watch.uploaded(&clock);
@@ -316,7 +324,7 @@ mod tests {
     fn zero_is_no_limit() {
         let clock = clock(0, 100);
         let watch = Watch::new();
-        watch.begin(&clock, false);
+        watch.begin(&clock, false, false);
         assert_eq!(fires_after(&clock, &watch), None);
     }
 }

@@ -11,7 +11,8 @@ use super::duration::deserialize as duration;
 /// Faults on purpose, to see what comes of them; see [`fault`](crate::fault).
 ///
 /// As a rule's filter, it is the rule's clients that meet them. As a backend's, it is the backend that seems to fail:
-/// what a failure is answered with then goes through the rule's retries like a failure of its own.
+/// what a failure is answered with then goes through the rule's retries like a failure of its own. What stands around the
+/// upstream itself, such as its circuit breaker, outlier detection, hedging and limits, hears nothing of it: others use it too.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[cfg_attr(feature = "yaml", derive(Deserialize), serde(deny_unknown_fields, default))]
 pub struct Fault {

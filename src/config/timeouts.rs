@@ -23,8 +23,7 @@ pub struct Timeouts {
     pub backend_request: Option<Duration>,
     /// From the request's head until the end of the response's body, however lively: a head that has not come by then is
     /// answered 504, a body fails. A connection that was upgraded is not limited. Zero means no limit. Default none (as
-    /// Envoy's `max_stream_duration`); silence has a limit of its own, the upstream's
-    /// [`stream_idle_timeout`](super::Upstream::stream_idle_timeout).
+    /// Envoy's `max_stream_duration`); silence has a limit of its own, [`idle`](Self::idle).
     #[cfg_attr(feature = "yaml", serde(deserialize_with = "duration"))]
     pub max_stream_duration: Option<Duration>,
     /// How long the response's body may pause while its client waits for more, and the request's body does not move either;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     AdaptiveConcurrency, BackendRef, ClientCert, Endpoints, FaultKind, Filter, HeaderChanges, PathChange, Protocol,
-    RateKey, Redirect, Rule, Scheme, SessionCarrier, Split, TrustBundle, Upstream,
+    RateKey, Redirect, Retry, Rule, Scheme, SessionCarrier, Split, TrustBundle, Upstream,
 };
 
 /// What a rule does with its requests, in one line.
@@ -58,6 +58,9 @@ impl<'a> Does<'a> {
             }
             if let Some(pause) = retry.backoff {
                 part += &format!(" after {pause:?} at the least");
+            }
+            if retry.longest_wait != Retry::default().longest_wait {
+                part += &format!(", {:?} at the most", retry.longest_wait);
             }
             parts.push(part);
         }
@@ -292,7 +295,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Retry, Rewrite, Timeouts, UpstreamTls};
+    use crate::config::{Rewrite, Timeouts, UpstreamTls};
 
     #[test]
     fn a_rule_is_told_in_one_line() {
@@ -302,7 +305,12 @@ mod tests {
         let rule = Rule {
             backends: vec![BackendRef { weight: 9, ..BackendRef::new("web") }, canary],
             filters: vec![Filter::RequestHeaders(changes)],
-            retry: Some(Retry { attempts: 2, statuses: vec![503], ..Retry::default() }),
+            retry: Some(Retry {
+                attempts: 2,
+                statuses: vec![503],
+                longest_wait: Duration::from_secs(2),
+                ..Retry::default()
+            }),
             timeouts: Timeouts {
                 request: Some(Duration::from_secs(2)),
                 backend_request: Some(Duration::ZERO),
@@ -316,7 +324,7 @@ mod tests {
         assert_eq!(
             Does(&rule).to_string(),
             "web (9 of 10), canary [rewrites prefix to /v2] (1 of 10); request headers: sets x-a: `1`; \
-             retries up to 2 times on 503; request within 2s; attempt without a limit of time; \
+             retries up to 2 times on 503, 2s at the most; request within 2s; attempt without a limit of time; \
              stream within 60s; pause within 5s; deadlines end bodies too; deadlines in x-left"
         );
         assert_eq!(Does(&Rule::default()).to_string(), "answers 500: it has no backend");

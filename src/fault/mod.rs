@@ -4,8 +4,8 @@
 //!    each chosen by chance and by itself, to a millionth. A request may be delayed first and fail then.
 //! 2. A failure is a [response](Abort::Status), a [gRPC status](Abort::Grpc), or an [`Error`](crate::Error) like those of an
 //!    upstream: a [reset](Abort::Reset) or a [connection refused](Abort::ConnectFailed). Responses carry
-//!    [`FaultInjected`](crate::Outcome::FaultInjected); errors look like what they stand for, so that retries, breakers and
-//!    outlier detection take them for it, and only their source says otherwise.
+//!    [`FaultInjected`](crate::Outcome::FaultInjected); errors look like what they stand for, so that the layers outside, such
+//!    as retries and [breakers](crate::breaker), take them for it, and only their source says otherwise.
 //! 3. A failed request does not reach the inner service.
 //! 4. At most [`max_active`](FaultLayer::max_active) requests are under a fault at once; those beyond it are spared.
 //! 5. If [enabled](FaultLayer::headers), fields of a request choose its faults. They are removed from it.
@@ -23,7 +23,8 @@
 //! kind. Where none is set, fields decide alone. What cannot be understood does nothing.
 //!
 //! # Ordering
-//! In the place of what should seem to fail: innermost, above an upstream, to try the policies above it. It fails with
+//! In the place of what should seem to fail: innermost, above an upstream, to try the policies above it; what the upstream
+//! itself has, its breakers, outlier detection and balancer, is inside and hears nothing of it. It fails with
 //! [`Error`](crate::Error) as an upstream does, whatever the inner service fails with.
 //!
 //! # Caveats

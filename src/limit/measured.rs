@@ -28,16 +28,17 @@ pub(super) enum Verdict {
     Success,
     /// It says that the service fails, or a limit of ours ended before it came.
     Failure,
-    /// Nobody waited for it, or it says nothing of the service.
+    /// Nobody waited for it.
     Cancelled,
 }
 
-impl From<Class> for Verdict {
-    fn from(class: Class) -> Self {
+impl Verdict {
+    /// Of an answer; `None` where it says nothing of the service, not even by how long it took.
+    fn of(class: Class) -> Option<Self> {
         match class {
-            Class::Success => Self::Success,
-            Class::Throttled | Class::ServerError | Class::GatewayError => Self::Failure,
-            Class::Ignored => Self::Cancelled,
+            Class::Success => Some(Self::Success),
+            Class::Throttled | Class::ServerError | Class::GatewayError => Some(Self::Failure),
+            Class::Ignored => None,
         }
     }
 }
@@ -62,13 +63,13 @@ pub(super) struct Sample<L: Learn> {
     began: Instant,
     patience: Option<Patience>,
     /// Once there is an answer.
-    verdict: Option<Verdict>,
+    answer: Option<Class>,
 }
 
 impl<L: Learn> Sample<L> {
     /// Of a request with these extensions that is called now.
     pub(super) fn begin(learner: &Arc<L>, extensions: &Extensions, now: Instant) -> Self {
-        Self { learner: Arc::clone(learner), began: now, patience: Patience::of(extensions), verdict: None }
+        Self { learner: Arc::clone(learner), began: now, patience: Patience::of(extensions), answer: None }
     }
 }
 
@@ -76,8 +77,13 @@ impl<L: Learn> Drop for Sample<L> {
     fn drop(&mut self) {
         let now = Instant::now();
         let late = || self.patience.is_some_and(|patience| patience.ended_with(self.began, now));
-        let verdict = self.verdict.unwrap_or_else(|| if late() { Verdict::Failure } else { Verdict::Cancelled });
-        self.learner.learn(self.began, now, verdict);
+        let verdict = match self.answer {
+            Some(class) => Verdict::of(class),
+            None => Some(if late() { Verdict::Failure } else { Verdict::Cancelled }),
+        };
+        if let Some(verdict) = verdict {
+            self.learner.learn(self.began, now, verdict);
+        }
     }
 }
 
@@ -117,8 +123,7 @@ where
                 let Some((mut sample, permit)) = held.take() else {
                     return Poll::Ready(answer.map(|response| response.map(Body::new)));
                 };
-                let class = answer.as_ref().map_or_else(Class::of_error, Class::of_response);
-                sample.verdict = Some(class.into());
+                sample.answer = Some(answer.as_ref().map_or_else(Class::of_error, Class::of_response));
                 drop(sample);
                 let response = answer?.map(Body::new);
                 match how_long {

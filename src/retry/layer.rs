@@ -98,7 +98,7 @@ impl RetryLayer {
     /// How long one attempt may take until the response's head. Default: no limit of its own, as with Envoy and Linkerd.
     ///
     /// An attempt that is cut here is a failure of the endpoint that an [`Upstream`](crate::upstream::Upstream) inside asked;
-    /// [`AttemptTimeout`](crate::upstream::AttemptTimeout) lets it cut the attempt itself, and tell which endpoint it was.
+    /// [`AttemptTimeout`](crate::timeout::AttemptTimeout) lets it cut the attempt itself, and tell which endpoint it was.
     pub fn per_try_timeout(mut self, limit: Duration) -> Self {
         self.settings.per_try = Some(limit);
         self

@@ -108,6 +108,11 @@ impl Deadline {
     }
 }
 
+/// How long one attempt of a request may take until the response's head: a request extension that takes the place of an
+/// upstream's [`response_timeout`](crate::config::Upstream::response_timeout). Zero: as long as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptTimeout(pub Duration);
+
 /// Whether a request's deadline has passed: it is not begun then.
 pub(crate) fn is_late<B>(request: &Request<B>) -> bool {
     Deadline::in_force(request.extensions()).is_some_and(|deadline| deadline.has_passed(Instant::now()))
@@ -146,12 +151,12 @@ impl Patience {
 
 /// What a request says and knows of its time: what one that is made again must have too.
 #[derive(Debug, Clone)]
-pub(crate) struct Told(Option<Deadline>, Option<ToldIn>);
+pub(crate) struct Told(Option<Deadline>, Option<ToldIn>, Option<AttemptTimeout>);
 
 impl Told {
     /// Of a request.
     pub(crate) fn of(extensions: &Extensions) -> Self {
-        Self(Deadline::of(extensions), extensions.get().cloned())
+        Self(Deadline::of(extensions), extensions.get().cloned(), extensions.get().copied())
     }
 
     /// Of another one too.
@@ -161,6 +166,9 @@ impl Told {
         }
         if let Some(told) = &self.1 {
             extensions.insert(told.clone());
+        }
+        if let Some(limit) = self.2 {
+            extensions.insert(limit);
         }
     }
 }

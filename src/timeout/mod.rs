@@ -85,7 +85,7 @@ mod tests;
 pub(crate) use self::deadline::{GRPC_TIMEOUT, Patience, Told, is_late, tell_what_is_left, tell_what_is_left_now};
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
-    deadline::{Deadline, format_grpc_timeout, grpc_timeout},
+    deadline::{AttemptTimeout, Deadline, format_grpc_timeout, grpc_timeout},
     deadline_layer::{DeadlineLayer, WithDeadline},
     future::ResponseFuture,
     layer::{Timeout, TimeoutLayer},

@@ -120,11 +120,6 @@ struct Dial {
     by_address: bool,
 }
 
-/// How long one attempt of a request may take until the response's head, where a rule says so: a request extension that
-/// takes precedence over [`response_timeout`](crate::config::Upstream::response_timeout).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttemptTimeout(pub Duration);
-
 /// Why an upstream cannot be made from its configuration.
 #[derive(Debug, Error)]
 #[non_exhaustive]

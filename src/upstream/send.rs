@@ -7,7 +7,7 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::{AttemptTimeout, Upstream};
+use super::Upstream;
 use crate::{
     Body, Error, Outcome, Sent, Side,
     balance::{Affinity, Attempt, EndpointSet, Pick, Tried},
@@ -16,7 +16,7 @@ use crate::{
     client::Pool,
     exchange::Exchange,
     retry::Budget,
-    timeout::{Patience, Told},
+    timeout::{AttemptTimeout, Patience, Told},
 };
 
 /// How many connections may turn out to be closing before that counts as an attempt. Each is one fewer in the pool; it is
@@ -135,7 +135,7 @@ async fn one(
     limit: Option<AttemptTimeout>,
 ) -> Result<Response<Body>, Error> {
     let sending = attempt.endpoint().payload().send_from(place);
-    let Some(AttemptTimeout(limit)) = limit else { return sending.await };
+    let Some(AttemptTimeout(limit)) = limit.filter(|limit| !limit.0.is_zero()) else { return sending.await };
     // Boxed, as few rules have a limit: the future of every request would be the larger for the timer.
     match Box::pin(timeout(limit, sending)).await {
         Ok(sent) => sent,

@@ -24,6 +24,7 @@ use crate::{
     config::Endpoints,
     connection::ConnectionInfo,
     exchange::Exchange,
+    timeout::AttemptTimeout,
     upstream::discover::Dns,
 };
 
@@ -244,6 +245,31 @@ async fn a_rules_limit_on_an_attempt_is_kept() {
     assert_eq!((error.outcome(), error.status()), (Outcome::UpstreamTimeout, StatusCode::GATEWAY_TIMEOUT));
     let in_flight: u32 = upstream.endpoints().iter().map(|(endpoint, _)| endpoint.in_flight()).sum();
     assert_eq!(in_flight, 0);
+}
+
+#[tokio::test]
+async fn a_rules_limit_on_an_attempt_takes_the_place_of_the_upstreams() {
+    let app = Router::new().fallback(async |body: String| {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        body
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    for protocol in [config::Protocol::Http1, config::Protocol::Http2] {
+        let response_timeout = Duration::from_millis(200);
+        let upstream = Upstream::new(config::Upstream { response_timeout, protocol, ..upstream([address]) }).unwrap();
+        for (limit, body, answered) in
+            [(None, "", false), (Some(60), "", true), (Some(0), "", true), (Some(60), "body", true)]
+        {
+            let (mut request, _) = request(Method::POST, body);
+            if let Some(limit) = limit {
+                request.extensions_mut().insert(AttemptTimeout(Duration::from_secs(limit)));
+            }
+            let result = upstream.clone().oneshot(request).await;
+            assert_eq!(result.is_ok(), answered, "{protocol:?} {limit:?} {body}: {result:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -42,8 +42,7 @@ use crate::{
     route::path::{InvalidPath, normalize_uri},
     split::{CohortLayer, WithCohort},
     telemetry::Telemetry,
-    timeout::{self, Deadline, GRPC_TIMEOUT, format_grpc_timeout, grpc_timeout},
-    upstream::AttemptTimeout,
+    timeout::{self, AttemptTimeout, Deadline, GRPC_TIMEOUT, format_grpc_timeout, grpc_timeout},
 };
 
 /// A client of the services that a [`Gateway`](super::Gateway)'s configuration describes, governed by the routes that are

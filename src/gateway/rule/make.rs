@@ -66,7 +66,7 @@ impl Scope<'_> {
                 Way::Stack(filters.around_rule(&rule.filters, innermost, &time, rewrites)?)
             }
         };
-        Ok(Rule { backends, way, attempt: limit(rule.timeouts.backend_request), rates: filters.into_rates() })
+        Ok(Rule { backends, way, attempt: rule.timeouts.backend_request, rates: filters.into_rates() })
     }
 
     fn backend(

@@ -40,7 +40,7 @@ use http::{Request, request::Parts};
 use tower_service::Service;
 
 use super::local::Local;
-use crate::{Body, Error, Outcome, exchange::Exchange, route, upstream::AttemptTimeout};
+use crate::{Body, Error, Outcome, exchange::Exchange, route, timeout::AttemptTimeout};
 
 /// A compiled rule.
 pub(super) struct Rule {

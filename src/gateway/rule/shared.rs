@@ -17,7 +17,7 @@ use crate::{
         shed::ShedLayer,
     },
     retry::Budget,
-    timeout::{Deadline, tell_what_is_left},
+    timeout::tell_what_is_left,
 };
 
 /// An upstream's policies, or those of the service of this process that stands in for it: the budget for sending again,
@@ -154,14 +154,12 @@ impl Shared {
 }
 
 fn shed_layer(shed: &config::Shed) -> ShedLayer {
-    let layer = shed
-        .shares
+    shed.shares
         .by_class()
         .into_iter()
         .fold(ShedLayer::new(shed.limit.unwrap_or(usize::MAX)), |layer, (priority, _, share)| {
             layer.share(priority, share)
-        });
-    layer.deadline(|request| Deadline::in_force(&request.extensions).map(Deadline::instant))
+        })
 }
 
 /// How full a limit is that is being learned.

@@ -302,8 +302,11 @@ async fn what_a_failure_is_is_what_it_is_everywhere() {
     let layer = AdaptiveLayer::aimd(Aimd { initial_limit: 64, min_limit: 1, ..Aimd::default() });
     let handle = layer.handle();
     let answering = layer.layer(service_fn(async |request: Request<u32>| match request.into_body() {
-        // A client that breaks off its upload, and what nobody was asked.
-        0 => Err(Error::new(Outcome::Cancelled).with_sent(Sent::Possibly)),
+        // A client that breaks off its upload, however late, and what nobody was asked.
+        0 => {
+            sleep(2 * SECOND).await;
+            Err(Error::new(Outcome::Cancelled).with_sent(Sent::Possibly))
+        }
         1 => Err(Error::new(Outcome::BreakerOpen)),
         2 => Ok(refusal(Outcome::NoEndpoint, Dialect::Http)),
         3 => Err(Error::new(Outcome::UpstreamReset)),

@@ -182,4 +182,30 @@ mod tests {
         request.headers.append(tenant.0.clone(), "b".parse().unwrap());
         assert_eq!(tenant.key(&request), before);
     }
+
+    #[test]
+    fn a_route_is_its_name_and_the_place_of_the_rule() {
+        use crate::{
+            config::{Conflicts, Match, Route, Rule},
+            route::RouteTable,
+        };
+        let rule = |path: &str| Rule { matches: vec![Match::prefix(path)], ..Rule::default() };
+        let routes = [
+            Route { rules: vec![rule("/cart"), rule("/pay")], ..Route::named("shop") },
+            Route { rules: vec![rule("/posts")], ..Route::named("blog") },
+        ];
+        let table = RouteTable::compile(&routes, Conflicts::Refuse, |_, _| ()).unwrap();
+        let key = |path: &str| {
+            let mut request = Request::get(path).body(()).unwrap();
+            if let Some(found) = table.lookup(&request) {
+                request.extensions_mut().insert(found.route_match());
+            }
+            PerRoute.key(&request.into_parts().0)
+        };
+        assert!(key("/cart/7").is_some());
+        assert_eq!(key("/cart/7"), key("/cart/8"));
+        assert_ne!(key("/cart"), key("/pay"), "rules of one route");
+        assert_ne!(key("/cart"), key("/posts"), "first rules of two routes");
+        assert_eq!(key("/elsewhere"), None, "what was not routed shares the budget of those without a key");
+    }
 }

@@ -15,10 +15,10 @@ use crate::{
         concurrency::{Permit, Permits},
         measured::{Learn, Verdict},
     },
+    timeout::Deadline,
 };
 
 type Classify = Arc<dyn Fn(&Parts) -> Priority + Send + Sync>;
-type Deadline = Arc<dyn Fn(&Parts) -> Option<Instant> + Send + Sync>;
 type Load = Arc<dyn Fn() -> f64 + Send + Sync>;
 
 /// Sheds load by priority and by deadline; see the [module](super).
@@ -36,7 +36,6 @@ pub(super) struct Settings {
     permits: Permits,
     shares: ShedShares,
     classify: Option<Classify>,
-    deadline: Option<Deadline>,
     load: Option<Load>,
 }
 
@@ -52,7 +51,6 @@ impl ShedLayer {
                 permits: Permits::new(limit, 0),
                 shares: ShedShares::default(),
                 classify: None,
-                deadline: None,
                 load: None,
             },
             estimate: Arc::new(Learned(Mutex::new(Estimate::new(Instant::now())))),
@@ -70,12 +68,6 @@ impl ShedLayer {
     /// The class of requests that have no [`Priority`] among their extensions. Default: [`Priority::Critical`].
     pub fn classify(mut self, classify: impl Fn(&Parts) -> Priority + Send + Sync + 'static) -> Self {
         self.settings.classify = Some(Arc::new(classify));
-        self
-    }
-
-    /// The time until which a request has to be answered. Default: none has.
-    pub fn deadline(mut self, deadline: impl Fn(&Parts) -> Option<Instant> + Send + Sync + 'static) -> Self {
-        self.settings.deadline = Some(Arc::new(deadline));
         self
     }
 
@@ -97,8 +89,8 @@ impl ShedLayer {
 impl Settings {
     /// A permit, or why not.
     pub(super) fn admit(&self, request: &Parts, estimate: &Learned, now: Instant) -> Result<Permit, Outcome> {
-        if let Some(deadline) = self.deadline.as_ref().and_then(|deadline| deadline(request)) {
-            let left = deadline.saturating_duration_since(now);
+        if let Some(deadline) = Deadline::in_force(&request.extensions) {
+            let left = deadline.left(now);
             if left.is_zero() || left < estimate.with(|estimate| estimate.current(now)) {
                 return Err(Outcome::DeadlineExceeded);
             }

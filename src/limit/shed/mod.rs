@@ -1,6 +1,6 @@
 //! Sheds load: the least important first, and what would be too late anyway.
 //!
-//! 1. A request whose deadline has passed, or is nearer than a request takes at present, is refused with
+//! 1. A request whose [deadline](crate::timeout::Deadline) has passed, or is nearer than a request takes at present, is refused with
 //!    [`DeadlineExceeded`](crate::Outcome::DeadlineExceeded) (504, gRPC `DEADLINE_EXCEEDED`) and not begun: nobody would see its answer.
 //! 2. Its [`Priority`] is that among its extensions, else what its rule in a gateway
 //!    ([`Filter::Priority`](crate::config::Filter::Priority)) or the [classifier](ShedLayer::classify) says, else

@@ -13,7 +13,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
 use super::*;
-use crate::{Body, Outcome};
+use crate::{Body, Outcome, timeout::Deadline};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -96,17 +96,14 @@ async fn the_applications_own_load_sheds_by_the_same_shares() {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Until(Instant);
-
 fn with_deadline(takes: u32, left: Duration) -> Request<u32> {
     let mut request = Request::new(takes);
-    request.extensions_mut().insert(Until(Instant::now() + left));
+    request.extensions_mut().insert(Deadline::after(Instant::now(), left));
     request
 }
 
 fn by_deadline() -> ShedLayer {
-    ShedLayer::new(100).deadline(|request| request.extensions.get::<Until>().map(|until| until.0))
+    ShedLayer::new(100)
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,7 +87,7 @@ fn mistakes_are_told_by_line_and_field() {
         ),
         (
             format!("{ROUTE}  - backends: [a]\n    retry: {{attempt: 1}}\n"),
-            "f.yaml:5:13: routes[0].rules[0].retry.attempt: no such field; there are `attempts`, `statuses`, `grpc`, `reset`, `backoff`, `body_cap`, `non_idempotent`",
+            "f.yaml:5:13: routes[0].rules[0].retry.attempt: no such field; there are `attempts`, `statuses`, `grpc`, `reset`, `backoff`, `longest_wait`, `body_cap`, `non_idempotent`",
         ),
         (
             format!("{ROUTE}  - backends: [a]\n    filters:\n    - rate_limit: {{per: 1s}}\n"),

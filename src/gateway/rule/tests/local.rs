@@ -50,3 +50,30 @@ async fn no_client_is_held_for_longer_than_its_rule_allows_a_backend_to_ask_for(
         assert_eq!((began.elapsed().as_secs(), asked.load(SeqCst)), (waited, count));
     }
 }
+
+/// A gateway of one rule whose backend `here` is this double, behind a breaker that opens at two failures.
+fn breaking(rule: Rule, double: &Double) -> Gateway {
+    let circuit_breaker = Some(CircuitBreaker { consecutive_failures: 2, ..CircuitBreaker::default() });
+    let here = config::Upstream { circuit_breaker, ..config::Upstream::new("here", Endpoints::Static(Vec::new())) };
+    let config = Config { upstreams: vec![here], ..rules([rule]) };
+    Gateway::builder(config).local("here", double.service()).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_a_service_here_does_not_answer_in_time_opens_its_breaker() {
+    let timeouts = || Timeouts { backend_request: Some(100 * MS), ..Timeouts::default() };
+    for (retry, asked) in [(None, 1), (retry(1, []), 2)] {
+        let double = Double::new([Act::Hang]);
+        let rule = Rule { timeouts: timeouts(), retry, ..to("here") };
+        let gateway = breaking(rule, &double);
+        let mut requests = 0;
+        while double.count() < 2 {
+            let late = tokio::time::timeout(60_000 * MS, send(&gateway, get("/"))).await.unwrap();
+            assert_eq!(late.status(), StatusCode::GATEWAY_TIMEOUT);
+            requests += 1;
+            assert_eq!(double.count(), requests * asked);
+        }
+        assert_eq!(answer(&gateway, get("/")).await, (503, Some(Outcome::BreakerOpen)));
+        assert_eq!(double.count(), 2);
+    }
+}
