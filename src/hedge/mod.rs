@@ -9,8 +9,10 @@
 //! 3. The [`Budget`](crate::retry::Budget) must grant it, the same one that retries draw on, and the
 //!    [deadline](crate::timeout::Deadline) must lie ahead.
 //! 4. It goes to another endpoint than the first, by the same [`Tried`](crate::balance::Tried) that retries use.
-//! 5. The first good answer is taken and the other attempt dropped, which cancels it. An error, a 5xx or a gRPC failure in
-//!    the head is taken only once the other attempt has ended too; an answer before an error, else the later one.
+//! 5. The first good answer is taken and the other attempt dropped, which cancels it. An error, a 5xx or a gRPC failure
+//!    is taken only once the other attempt has ended too; an answer before an error, else the later one. A gRPC call fails by
+//!    its head, or by trailers that follow it with nothing between: while there are two attempts a head is held back up to
+//!    10 ms for them, as [`retry`](crate::retry::RetryLayer::peek) does by default.
 //! 6. A first attempt that fails before the second went out is the result: trying again is the business of
 //!    [`retry`](crate::retry).
 //!
@@ -22,6 +24,7 @@
 //!
 //! # Caveats
 //! - The head of a request that may be hedged is copied, and the loop has a box, as with retries.
+//! - A gRPC call that fails later than that, or after a message, counts as good: its answer is under way by then.
 //! - A hedge helps against a slow endpoint or a lost packet, not against a slow request: choose a percentile, not a median.
 //!
 //! # Example

@@ -228,3 +228,76 @@ async fn the_hedge_waits_for_readiness_while_the_first_goes_on() {
     first.send_response(Response::new(Body::empty()));
     assert_eq!(assert_ready_ok!(call.poll()).status(), 200);
 }
+
+/// What follows the head of an answer, after so many milliseconds.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// Trailers with this code.
+    Told(u32, &'static str),
+    Message(u32),
+    Nothing,
+}
+
+impl Next {
+    fn body(self) -> Body {
+        Body::new(StreamBody::new(Box::pin(futures_util::stream::once(async move {
+            match self {
+                Self::Told(after, code) => {
+                    sleep(MS * after).await;
+                    let fields = [("grpc-status".parse().unwrap(), code.parse().unwrap())];
+                    Ok::<_, BoxError>(Frame::trailers(fields.into_iter().collect()))
+                }
+                Self::Message(after) => {
+                    sleep(MS * after).await;
+                    Ok(Frame::data("message".into()))
+                }
+                Self::Nothing => std::future::pending().await,
+            }
+        }))))
+    }
+}
+
+/// The answer to a gRPC call whose two attempts have their heads after so many milliseconds.
+async fn call(layer: &HedgeLayer, attempts: [(u32, Next); 2]) -> Response<Body> {
+    let plan = Arc::new(Mutex::new(attempts.into_iter().enumerate()));
+    let service = layer.layer(service_fn(move |request: Request<Body>| {
+        let (index, (head, next)) = plan.lock().unwrap().next().unwrap();
+        async move {
+            let _ = http_body_util::BodyExt::collect(request.into_body()).await;
+            sleep(MS * head).await;
+            Ok::<_, Error>(Response::builder().header("etag", index + 1).body(next.body()).unwrap())
+        }
+    }));
+    let request = Request::post("/a/B").header("content-type", "application/grpc").body(Body::from("call")).unwrap();
+    service.oneshot(request).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_failure_that_trailers_tell_waits_for_the_other_attempt_and_streams_are_hardly_held_up() {
+    use Next::{Message, Nothing, Told};
+    let layer = HedgeLayer::after(MS * 100).repeatable_if(|_| true);
+    for (attempts, taken, at) in [
+        ([(105, Told(0, "14")), (20, Message(0))], "2", 120),
+        ([(105, Told(2, "14")), (20, Message(0))], "2", 120),
+        ([(119, Told(5, "14")), (20, Message(0))], "2", 120),
+        ([(105, Told(0, "5")), (20, Message(0))], "1", 105),
+        ([(118, Nothing), (20, Told(0, "8"))], "1", 128),
+        ([(150, Told(0, "14")), (20, Told(0, "14"))], "1", 150),
+        // A stream has 10 ms to say something.
+        ([(105, Nothing), (20, Message(0))], "1", 115),
+        ([(105, Message(3)), (20, Message(0))], "1", 108),
+        ([(105, Told(11, "14")), (20, Message(0))], "1", 115),
+        // Where there is no other attempt nothing is held up.
+        ([(50, Nothing), (20, Message(0))], "1", 50),
+        ([(50, Told(5, "14")), (20, Message(0))], "1", 50),
+    ] {
+        let began = Instant::now();
+        let mut response = call(&layer, attempts).await;
+        assert_eq!((number(&response), began.elapsed()), (taken, MS * at), "{attempts:?}");
+        let [(_, Told(_, code)), _] = attempts else { continue };
+        if taken == "1" {
+            let frame = http_body_util::BodyExt::frame(response.body_mut()).await.unwrap().unwrap();
+            assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], code, "nothing was taken from the answer");
+        }
+    }
+}

@@ -71,7 +71,7 @@ mod attempts;
 mod budget;
 pub(crate) mod conditions;
 mod layer;
-mod peek;
+pub(crate) mod peek;
 mod policy;
 pub(crate) mod replay;
 mod service;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -15,14 +16,21 @@ use tokio::time::timeout;
 
 use crate::{Body, BoxError};
 
-/// The response as it was, and the trailers if its body is nothing else. Waits for the first frame no longer than `limit`.
-pub(super) async fn peek(response: Response<Body>, limit: Duration) -> (Response<Body>, Option<HeaderMap>) {
+/// The response as it was, and the trailers if its body is nothing else. Waits for the first frame no longer than `limit`;
+/// if that is zero, it is looked for once.
+pub(crate) async fn peek(response: Response<Body>, limit: Duration) -> (Response<Body>, Option<HeaderMap>) {
     if response.body().is_end_stream() {
         return (response, None);
     }
     let (parts, mut body) = response.into_parts();
-    let Ok(first) = timeout(limit, body.frame()).await else { return (Response::from_parts(parts, body), None) };
-    let Some(first) = first else { return (Response::from_parts(parts, body), None) };
+    let first = if limit.is_zero() {
+        // No timer: one that is due already may yet wait for the clock's next tick.
+        let mut frame = body.frame();
+        poll_fn(|cx| Poll::Ready(Pin::new(&mut frame).poll(cx))).await
+    } else {
+        timeout(limit, body.frame()).await.map_or(Poll::Pending, Poll::Ready)
+    };
+    let Poll::Ready(Some(first)) = first else { return (Response::from_parts(parts, body), None) };
     let trailers = first.as_ref().ok().and_then(|frame| frame.trailers_ref().cloned());
     let body = Body::new(Peeked { first: Some(first), rest: body });
     (Response::from_parts(parts, body), trailers)
