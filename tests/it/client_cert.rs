@@ -85,3 +85,47 @@ async fn a_backend_is_told_of_the_certificate_that_the_client_was_verified_by() 
         }
     }
 }
+
+#[tokio::test]
+async fn each_host_of_a_port_asks_for_what_its_own_listener_says() {
+    let (pki, strangers, app) = (Pki::new(), Pki::new(), Echo::start("app").await);
+    let server = pki.leaf(&["open.example", "closed.example"]);
+    let port = free_port();
+    let listener = |name: &str, client: &str| {
+        format!(
+            "- name: {name}\n  port: {port}\n  host: {name}.example\n  protocol: {{https: {{certificates: [{{cert: s.pem, \
+             key: s.key}}]{client}}}}}\n"
+        )
+    };
+    let text = format!(
+        "listeners:\n{}{}routes:\n- {{name: all, listeners: [open, closed], rules: [{{backends: [app]}}]}}\nupstreams:\n- \
+         {{name: app, endpoints: {{static: ['{}']}}}}\n",
+        listener("open", ""),
+        listener("closed", ", client: {ca: ca.pem, mode: required}"),
+        app.addr
+    );
+    let dir = folder(&[("ca.pem", &pki.ca()), ("s.pem", &server.certificate), ("s.key", &server.key)]);
+    let manifest = dir.path().join("gate.yaml");
+    std::fs::write(&manifest, text).unwrap();
+    let _ingress = Ingress::start_with(dir, &[&manifest]).await;
+
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let ours = pki.leaf(&["cart.example"]);
+    let theirs = strangers.leaf(&["cart.example"]);
+    for (host, client, expected) in [
+        ("open.example", None, true),
+        ("open.example", Some(&theirs), true),
+        ("closed.example", Some(&ours), true),
+        ("closed.example", None, false),
+        ("closed.example", Some(&theirs), false),
+    ] {
+        // That a certificate is not good is told after the client's side of the handshake is over (TLS 1.3).
+        let status = async {
+            let mut conn = pki.connect_as(client, address, host).await?;
+            Ok::<_, std::io::Error>(conn.get(host, "/").await?.status)
+        };
+        let status = status.await;
+        assert_eq!(status.as_ref().ok() == Some(&200), expected, "{host}, {} shown: {status:?}", client.is_some());
+        assert_eq!(status.is_ok(), expected, "{host}");
+    }
+}

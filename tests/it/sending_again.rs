@@ -84,7 +84,7 @@ async fn do_harm(mut peer: backend::Peer, rng: Arc<Mutex<fastrand::Rng>>) -> io:
     loop {
         let what = rng.lock().unwrap().u8(..10);
         if what == 0 {
-            // Nothing is read of it.
+            // Between two requests, or with one unread: what came is not in the record, as it is in what follows.
             return peer.reset();
         }
         let Some(head) = peer.head().await? else { return Ok(()) };
