@@ -16,7 +16,7 @@ use crate::{
     Body, BoxError,
     client::Pool,
     config::{Check, StatusRange},
-    upstream::Dial,
+    upstream::dial::Dial,
 };
 
 /// How much of an answer is read.
