@@ -268,7 +268,7 @@ impl<E> Drop for Attempt<E> {
     fn drop(&mut self) {
         if self.trial.is_some() {
             let now = Instant::now();
-            let late = self.patience.is_some_and(|patience| patience.ended_with(self.began, now));
+            let late = self.patience.as_ref().is_some_and(|patience| patience.ended_with(self.began, now));
             self.settle(if late { Verdict::Failure } else { Verdict::Cancelled }, now);
         }
     }

@@ -233,7 +233,7 @@ impl Observer for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            let late = self.patience.is_some_and(|patience| patience.ended_with(self.began, Instant::now()));
+            let late = self.patience.as_ref().is_some_and(|patience| patience.ended_with(self.began, Instant::now()));
             self.end_as(match std::thread::panicking() {
                 true => Class::ServerError,
                 false if late => Class::GatewayError,

@@ -73,7 +73,7 @@ impl GatewayBuilder {
     /// The service gets the request as the client sent it, but for what an untrusted client said of itself; an upgrade
     /// (WebSocket) works, as the connection is the client's own. Of an upstream of that name in the configuration it has what
     /// stands around each request: `circuit_breaker`, `retry_budget`, `hedge` and the limits. What is about endpoints and
-    /// connections to them, times included, has no meaning for it; the rule's [`Timeouts`](config::Timeouts) hold.
+    /// connections to them, times included, has no meaning for it; the rule's [`Timeouts`](crate::config::Timeouts) hold.
     pub fn local<S, B>(mut self, name: impl Into<String>, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,

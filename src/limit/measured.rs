@@ -76,7 +76,7 @@ impl<L: Learn> Sample<L> {
 impl<L: Learn> Drop for Sample<L> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let late = || self.patience.is_some_and(|patience| patience.ended_with(self.began, now));
+        let late = || self.patience.as_ref().is_some_and(|patience| patience.ended_with(self.began, now));
         let verdict = match self.answer {
             Some(class) => Verdict::of(class),
             None => Some(if late() { Verdict::Failure } else { Verdict::Cancelled }),

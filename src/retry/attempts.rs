@@ -146,7 +146,7 @@ where
 {
     if let Some(limit) = limit {
         let now = Instant::now();
-        Patience::note(request.extensions_mut(), now, Deadline::after(now, limit).instant());
+        Patience::note(&mut request, now, Deadline::after(now, limit).instant());
     }
     let attempt = async {
         // Ready already for the first attempt, which says so again at once.

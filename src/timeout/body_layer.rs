@@ -110,7 +110,7 @@ where
         }
         let until = self.settings.max_duration.map(|limit| Deadline::after(now, limit).instant());
         if let Some(until) = until {
-            Patience::note(request.extensions_mut(), now, until);
+            Patience::note(&mut request, now, until);
         }
         let limits = Limits { until, idle: self.settings.idle, upload, scope: None };
         ResponseFuture::new(self.inner.call(request), dialect, until).limited(limits)

@@ -118,37 +118,6 @@ pub(crate) fn is_late<B>(request: &Request<B>) -> bool {
     Deadline::in_force(request.extensions()).is_some_and(|deadline| deadline.has_passed(Instant::now()))
 }
 
-/// In a request's extensions: how long a limit of ours lets the response's head be waited for.
-///
-/// Where it ends while an endpoint is still being waited for, that was too slow. Where a client has gone away, or its own
-/// deadline has passed, nothing is known of the endpoint.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    began: Instant,
-    ends: Instant,
-}
-
-impl Patience {
-    /// Notes a limit, if none ends earlier.
-    pub(crate) fn note(extensions: &mut Extensions, began: Instant, ends: Instant) {
-        if Self::of(extensions).is_none_or(|known| ends < known.ends) {
-            extensions.insert(Self { began, ends });
-        }
-    }
-
-    /// That of a request.
-    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
-        extensions.get().copied()
-    }
-
-    /// Whether it ended with who was asked at `asked`, who had at least half of it: what a request has waited before is not
-    /// of their doing.
-    pub(crate) fn ended_with(self, asked: Instant, now: Instant) -> bool {
-        let had = now.saturating_duration_since(asked);
-        now >= self.ends && had >= self.ends.saturating_duration_since(self.began) / 2
-    }
-}
-
 /// What a request says and knows of its time: what one that is made again must have too.
 #[derive(Debug, Clone)]
 pub(crate) struct Told(Option<Deadline>, Option<ToldIn>, Option<AttemptTimeout>);

@@ -12,9 +12,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Deadline, ResponseFuture,
+    Deadline, Patience, ResponseFuture,
     body::Limits,
-    deadline::{GRPC_TIMEOUT, Patience, ToldIn, format_grpc_timeout, format_millis, grpc_timeout, is_limited},
+    deadline::{GRPC_TIMEOUT, ToldIn, format_grpc_timeout, format_millis, grpc_timeout, is_limited},
 };
 use crate::{Body, BoxError, Outcome, exchange::Exchange, respond::Dialect};
 
@@ -84,19 +84,23 @@ impl DeadlineLayer {
 }
 
 impl Settings {
-    fn deadline(&self, headers: &HeaderMap, extensions: &mut Extensions, now: Instant) -> Deadline {
-        let (began, told) = match self.end {
+    /// From when on its time is counted.
+    fn began(&self, extensions: &Extensions, now: Instant) -> Instant {
+        match self.end {
+            End::Server => Exchange::of(extensions).map_or(now, Exchange::began),
+            End::Client => now,
+        }
+    }
+
+    fn deadline(&self, headers: &HeaderMap, extensions: &Extensions, began: Instant) -> Deadline {
+        let told = match self.end {
             End::Server => {
-                let began = Exchange::of(extensions).map_or(now, Exchange::began);
                 let header = self.header.as_ref().and_then(|name| millis(headers.get(name)?));
-                (began, grpc_timeout(headers).into_iter().chain(header).min())
+                grpc_timeout(headers).into_iter().chain(header).min()
             }
             // What a caller allows by itself, as with tonic's `Request::set_timeout`.
-            End::Client => (now, grpc_timeout(headers)),
+            End::Client => grpc_timeout(headers),
         };
-        if is_limited(self.limit) {
-            Patience::note(extensions, began, Deadline::after(began, self.limit).instant());
-        }
         let limit = told.map_or(self.limit, |told| told.min(self.limit));
         let own = Deadline::after(began, limit);
         // A request that comes in is not a call of whatever its task may be serving.
@@ -134,6 +138,7 @@ impl<S> Layer<S> for DeadlineLayer {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for WithDeadline<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ReqB: 'static,
     ResB: HttpBody<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError>,
 {
@@ -148,11 +153,13 @@ where
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let now = Instant::now();
         let dialect = Dialect::of(request.headers());
-        let mut extensions = std::mem::take(request.extensions_mut());
-        let deadline = self.settings.deadline(request.headers(), &mut extensions, now);
-        *request.extensions_mut() = extensions;
+        let began = self.settings.began(request.extensions(), now);
+        let deadline = self.settings.deadline(request.headers(), request.extensions(), began);
         if deadline.has_passed(now) {
             return ResponseFuture::refused(Outcome::DeadlineExceeded, dialect);
+        }
+        if is_limited(self.settings.limit) {
+            Patience::note(&mut request, began, Deadline::after(began, self.settings.limit).instant());
         }
         self.settings.tell(&mut request, dialect, deadline.left(now));
         request.extensions_mut().insert(deadline);

@@ -62,6 +62,7 @@ impl<S> Layer<S> for TimeoutLayer {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Timeout<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ReqB: 'static,
     ResB: HttpBody<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError>,
 {
@@ -77,7 +78,7 @@ where
         let dialect = Dialect::of(request.headers());
         let now = Instant::now();
         let until = Deadline::after(now, self.limit).instant();
-        Patience::note(request.extensions_mut(), now, until);
+        Patience::note(&mut request, now, until);
         ResponseFuture::new(self.inner.call(request), dialect, Some(until))
     }
 }

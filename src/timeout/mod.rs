@@ -16,7 +16,8 @@
 //!
 //! 5. An endpoint that is still waited for when a limit of these layers ends was too slow: its
 //!    [breaker](crate::breaker), [outlier detection](crate::outlier) and balancer take it for a gateway error, if it had at
-//!    least half of the time. A deadline that the client names, and a client that goes away, say nothing of it.
+//!    least half of the time with the whole request there. A deadline that the client names, a client that goes away, and one
+//!    that has not sent its whole request say nothing of it.
 //!
 //! # Deadlines
 //! A [`Deadline`] is a point in time after which nobody waits for the answer. It is the least of what the layer allows, what the
@@ -79,14 +80,18 @@ mod deadline;
 mod deadline_layer;
 mod future;
 mod layer;
+mod patience;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::deadline::{GRPC_TIMEOUT, Patience, Told, is_late, tell_what_is_left, tell_what_is_left_now};
 pub use self::{
     body_layer::{BodyTimeout, BodyTimeoutLayer},
     deadline::{AttemptTimeout, Deadline, format_grpc_timeout, grpc_timeout},
     deadline_layer::{DeadlineLayer, WithDeadline},
     future::ResponseFuture,
     layer::{Timeout, TimeoutLayer},
+};
+pub(crate) use self::{
+    deadline::{GRPC_TIMEOUT, Told, is_late, tell_what_is_left, tell_what_is_left_now},
+    patience::Patience,
 };

@@ -16,7 +16,7 @@ use crate::{
     client::Pool,
     exchange::Exchange,
     retry::Budget,
-    timeout::{AttemptTimeout, Patience, Told},
+    timeout::{AttemptTimeout, Deadline, Patience, Told},
 };
 
 /// How many connections may turn out to be closing before that counts as an attempt. Each is one fewer in the pool; it is
@@ -32,21 +32,35 @@ pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Ou
 
 /// Behind the upstream's circuit breaker, where it has one.
 async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
-    let Some(circuit) = &upstream.0.circuit else { return attempts(upstream, place).await };
+    let Some(circuit) = &upstream.0.circuit else {
+        return attempts(upstream, place).await.map_err(|failed| failed.error);
+    };
     let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
     let call = call.within(place.as_ref().and_then(|request| Patience::of(request.extensions())));
     match attempts(upstream, place).await {
         Ok(response) => Ok(watched(response, Some(call), None)),
-        Err(error) => {
-            call.settle(if is_closing(&error) { Class::Ignored } else { Class::of_error(&error) });
+        Err(Failed { error, excused }) => {
+            call.settle(if excused || is_closing(&error) { Class::Ignored } else { Class::of_error(&error) });
             Err(error)
         }
     }
 }
 
-async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
+/// No answer, and whether that is the client's doing, whatever the error is: it has not sent its whole request in time.
+struct Failed {
+    error: Error,
+    excused: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, excused: false }
+    }
+}
+
+async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Failed> {
     let endpoints = upstream.discovered().await;
-    let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal)) };
+    let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal).into()) };
     let exchange = Exchange::of(request.extensions()).cloned();
     let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
     let patience = Patience::of(request.extensions());
@@ -75,7 +89,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         });
         let attempt = wanted.or_else(|| pick(&tried)).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?));
         let Some(mut attempt) = attempt else { break };
-        attempt.within(patience);
+        attempt.within(patience.clone());
         let address = attempt.endpoint().address();
         tried.push(address);
         if let Some(shared) = &shared {
@@ -88,26 +102,31 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
             });
         }
 
-        let error = match one(&attempt, place, attempt_timeout).await {
+        let failed = match one(&attempt, place, attempt_timeout).await {
             Ok(response) => {
                 if let Some(affinity) = &affinity {
                     affinity.answered(address);
                 }
                 return Ok(answered(attempt, response));
             }
-            Err(error) => error,
+            Err(failed) => failed,
         };
+        let Failed { error, excused } = failed;
         tracing::debug!(upstream = upstream.name(), endpoint = %address, %error, "attempt failed");
-        settle(attempt, &error);
-        if error.side() == Side::Downstream {
+        if excused {
+            attempt.cancel()
+        } else {
+            settle(attempt, &error)
+        }
+        if excused || error.side() == Side::Downstream {
             // What is wrong with the request is wrong with it everywhere.
-            return Err(error);
+            return Err(Failed { error, excused });
         }
         if place.is_none() {
             *place = spare.as_ref().and_then(|spare| spare.again(&error, &budget));
         }
         if place.is_none() {
-            return Err(error);
+            return Err(error.into());
         }
         if is_closing(&error) && stale < MAX_STALE {
             stale += 1;
@@ -115,7 +134,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         }
         last = Some(error);
     }
-    Err(last.unwrap_or_else(|| nobody(&endpoints)))
+    Err(last.unwrap_or_else(|| nobody(&endpoints)).into())
 }
 
 /// Why no endpoint could be picked.
@@ -133,15 +152,22 @@ async fn one(
     attempt: &Attempt<Pool>,
     place: &mut Option<Request<Body>>,
     limit: Option<AttemptTimeout>,
-) -> Result<Response<Body>, Error> {
-    let sending = attempt.endpoint().payload().send_from(place);
-    let Some(AttemptTimeout(limit)) = limit.filter(|limit| !limit.0.is_zero()) else { return sending.await };
+) -> Result<Response<Body>, Failed> {
+    let pool = attempt.endpoint().payload();
+    let limit = limit.filter(|limit| !limit.0.is_zero());
+    let (Some(AttemptTimeout(limit)), Some(request)) = (limit, place.as_mut()) else {
+        return Ok(pool.send_from(place).await?);
+    };
+    let began = Instant::now();
+    Patience::note(request, began, Deadline::after(began, limit).instant());
+    let patience = Patience::of(request.extensions());
     // Boxed, as few rules have a limit: the future of every request would be the larger for the timer.
-    match Box::pin(timeout(limit, sending)).await {
-        Ok(sent) => sent,
+    match Box::pin(timeout(limit, pool.send_from(place))).await {
+        Ok(sent) => Ok(sent?),
         Err(_) => {
             *place = None;
-            Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly))
+            let excused = !patience.is_some_and(|patience| patience.ended_with(began, Instant::now()));
+            Err(Failed { error: Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly), excused })
         }
     }
 }

@@ -342,13 +342,13 @@ async fn an_attempt_that_is_dropped_as_a_limit_ends_has_failed_if_it_had_half_of
         [(0, 10, false, true), (5, 10, false, true), (6, 10, false, false), (0, 9, false, false), (0, 10, true, false)]
     {
         let began = Instant::now();
-        let mut extensions = http::Extensions::new();
+        let mut request = http::Request::new(());
         for limit in [60, 10, 30] {
-            Patience::note(&mut extensions, began, began + Duration::from_secs(limit));
+            Patience::note(&mut request, began, began + Duration::from_secs(limit));
         }
         let set = set(&config::Balancer::RoundRobin, &[1], began);
         let mut attempt = set.pick(&mut Pick::new(began + Duration::from_secs(asked), &mut rng())).unwrap();
-        attempt.within(Patience::of(&extensions));
+        attempt.within(Patience::of(request.extensions()));
         if head {
             attempt.note(Class::Success);
         }

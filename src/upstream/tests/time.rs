@@ -1,35 +1,53 @@
 //! Limits of time, and what is told of them.
 
+use futures_util::StreamExt;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tower::Layer;
 
 use super::*;
-use crate::{breaker::State, timeout::DeadlineLayer};
+use crate::{BoxError, breaker::State, timeout::DeadlineLayer};
 
-/// What is sent through `layer` to an endpoint that never answers, and what becomes of it and of the breakers.
-async fn waited_for(layer: DeadlineLayer, grpc_timeout: Option<&str>) -> [State; 2] {
+/// What becomes of the breakers of an endpoint that never answers, where these requests are sent to it through `layer`.
+async fn waited_for(layer: DeadlineLayer, request: impl Fn() -> Request<Body>) -> [State; 2] {
     let breaker = || Some(config::CircuitBreaker { consecutive_failures: 2, ..Default::default() });
     let (circuit_breaker, endpoint_circuit_breaker) = (breaker(), breaker());
     let config = config::Upstream { circuit_breaker, endpoint_circuit_breaker, ..upstream([silent().await]) };
     let upstream = Upstream::new(config).unwrap();
     for _ in 0..2 {
-        let (mut request, _) = request(Method::GET, "");
-        if let Some(value) = grpc_timeout {
-            request.headers_mut().insert("grpc-timeout", value.parse().unwrap());
-        }
-        let response = layer.layer(upstream.clone()).oneshot(request).await.unwrap();
-        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        let waiting = layer.layer(upstream.clone()).oneshot(request());
+        let status = timeout(Duration::from_secs(20), waiting).await.unwrap().map(|response| response.status());
+        assert_eq!(status.unwrap_or_else(|error| error.status()), StatusCode::GATEWAY_TIMEOUT);
     }
     let endpoints = upstream.endpoints();
     [upstream.circuit(), endpoints.iter().next().unwrap().0.circuit()].map(|circuit| circuit.unwrap().state())
 }
 
+/// A body of which one piece is there, and the rest is not.
+fn unfinished() -> Body {
+    let pieces = futures_util::stream::once(async { Ok::<_, BoxError>(Frame::data("half".into())) });
+    Body::new(StreamBody::new(Box::pin(pieces.chain(futures_util::stream::pending()))))
+}
+
 #[tokio::test]
 async fn an_endpoint_that_uses_up_a_limit_of_ours_has_failed_and_one_that_a_client_gives_no_time_has_not() {
     let short = || DeadlineLayer::server(Duration::from_millis(50));
-    assert_eq!(waited_for(short(), None).await, [State::Open; 2]);
-    assert_eq!(waited_for(short(), Some("1S")).await, [State::Open; 2]);
-    let long = DeadlineLayer::server(Duration::from_secs(60));
-    assert_eq!(waited_for(long, Some("50m")).await, [State::Closed; 2]);
+    let long = || DeadlineLayer::server(Duration::from_secs(60));
+    let post = |body| Request::post("http://test/").body(body).unwrap();
+    let told = |time: &'static str| {
+        move || Request::get("http://test/").header("grpc-timeout", time).body(Body::empty()).unwrap()
+    };
+    let attempt = |mut request: Request<Body>| {
+        request.extensions_mut().insert(AttemptTimeout(Duration::from_millis(50)));
+        request
+    };
+    assert_eq!(waited_for(short(), told("1S")).await, [State::Open; 2]);
+    assert_eq!(waited_for(short(), || post("all of it".into())).await, [State::Open; 2]);
+    assert_eq!(waited_for(long(), || attempt(post("all of it".into()))).await, [State::Open; 2]);
+    // The client's own time, and what it takes to send.
+    assert_eq!(waited_for(long(), told("50m")).await, [State::Closed; 2]);
+    assert_eq!(waited_for(short(), || post(unfinished())).await, [State::Closed; 2]);
+    assert_eq!(waited_for(long(), || attempt(post(unfinished()))).await, [State::Closed; 2]);
 }
 
 #[tokio::test]
