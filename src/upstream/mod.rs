@@ -173,7 +173,7 @@ impl Upstream {
         Self::discovered_by(config, discover)
     }
 
-    /// The upstream that `config` describes, over mutual TLS as [`ClientTls::mtls`] has it: it is shown `identity`, and its
+    /// The upstream that `config` describes, over mutual TLS as [`ClientTls::mtls`](crate::tls::client::ClientTls::mtls) has it: it is shown `identity`, and its
     /// certificate is verified by whom `identity` trusts, unless `config` names roots. What rotates `identity` reaches the next
     /// connections. Without [`config::Upstream::tls`], TLS has its defaults.
     ///
