@@ -116,8 +116,8 @@ impl<E> Attempt<E> {
     }
 
     /// How long a limit lets the response's head be waited for.
-    pub(crate) fn within(&mut self, patience: Option<Patience>) {
-        self.patience = patience;
+    pub(crate) fn within(&mut self, patience: Patience) {
+        self.patience = Some(patience);
     }
 
     /// The endpoint is there: a connection was made, or it sent something. Ends a probe well, so that others need not

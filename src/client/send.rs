@@ -16,19 +16,21 @@ use http::{
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{
     body::{Download, Upload},
     driven::Door,
     failure,
     http1::Http1,
+    http2::Session,
     lease::{Conn, Lease, Stream},
     shared::Shared,
     watch::Watch,
 };
 use crate::{
     Body, BoxError, Error, Outcome, Sent,
-    timeout::{AttemptTimeout, tell_what_is_left_now},
+    timeout::{AttemptTimeout, Patience, tell_what_is_left_now},
 };
 
 /// To how many HTTP/2 connections that end before it is written a request is given. More than one may say goodbye just
@@ -44,11 +46,14 @@ pub(super) async fn send(shared: &Arc<Shared>, place: &mut Option<Request<Body>>
     if let Some(Err(error)) = place.as_ref().map(check_length) {
         return Err(Error::new(Outcome::BadRequest).with_source(error));
     }
+    let patience = place.as_ref().and_then(|request| Patience::of(request.extensions()));
+    let asked = || patience.iter().for_each(Patience::ask);
     let mut ticket = None;
     let mut sessions = 0;
     loop {
-        let lease = shared.acquire(&mut ticket).await?;
-        match exchange(shared, lease, place, &mut sessions).await {
+        let lease = shared.acquire(&mut ticket, asked).await?;
+        asked();
+        match exchange(shared, lease, place, &mut sessions, patience.as_ref()).await {
             Ok(response) => return Ok(response),
             Err(Unanswered::Stale) => {}
             Err(Unanswered::Failed(error)) => return Err(error),
@@ -73,6 +78,7 @@ async fn exchange(
     mut lease: Lease,
     place: &mut Option<Request<Body>>,
     sessions: &mut u32,
+    patience: Option<&Patience>,
 ) -> Result<Response<Body>, Unanswered> {
     let mut had_served = false;
     let reused = match lease.conn() {
@@ -92,7 +98,7 @@ async fn exchange(
     };
     let upgrade = prepare(&mut lease, place, shared)?;
     lease.begin();
-    let response = match attempt(shared, &mut lease, place).await {
+    let response = match attempt(shared, &mut lease, place, patience).await {
         Ok(response) => response,
         Err(error) if place.is_some() && (reused || error.sent() == Sent::GoAway) && *sessions < MAX_SESSIONS => {
             return Err(Unanswered::Stale);
@@ -135,6 +141,7 @@ async fn attempt(
     shared: &Arc<Shared>,
     lease: &mut Lease,
     place: &mut Option<Request<Body>>,
+    patience: Option<&Patience>,
 ) -> Result<Response<Incoming>, Error> {
     let began = shared.clock.now();
     let (Some(conn), Some(request)) = (lease.conn(), place.take()) else { return Err(Error::new(Outcome::Internal)) };
@@ -156,7 +163,9 @@ async fn attempt(
             let request = Request::from_parts(head, Upload::new(body, patient, watch, shared, Some(&session.begun)));
             let mut sender = session.sender.clone();
             let answer = pin!(give(&session.door, || sender.try_send_request(request)));
+            let doubt = patience.map(|patience| Doubt { session, patience, since: began, at: Instant::now() });
             let result = in_time(answer, watch, shared).await;
+            doubt.into_iter().for_each(Doubt::resolve);
             match &result {
                 Some(Ok(_)) => session.answered(shared.clock.now(), shared),
                 Some(Err(error)) if error.message().is_some() || failure::is_go_away(error.error()) => session.retire(),
@@ -198,6 +207,31 @@ async fn attempt(
             })
         }
         None => Err(Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly)),
+    }
+}
+
+/// An HTTP/2 session that is waited for. Where a limit of others ends, they drop the wait: if the session was silent all the
+/// while, its connection may well be dead, and must get no more requests.
+struct Doubt<'a> {
+    session: &'a Session,
+    patience: &'a Patience,
+    /// As the clock ticks.
+    since: u64,
+    at: Instant,
+}
+
+impl Doubt<'_> {
+    /// It ended otherwise.
+    fn resolve(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if self.patience.ended_with(self.at, Instant::now()) && !self.session.has_answered_since(self.since) {
+            self.session.retire();
+        }
     }
 }
 

@@ -82,12 +82,19 @@ impl Shared {
     }
 
     /// A connection for a request, now or when its turn comes. `ticket` is its place in the queue, kept when it comes
-    /// back for another connection.
-    pub(super) async fn acquire(self: &Arc<Self>, ticket: &mut Option<u64>) -> Result<Lease, ConnectError> {
+    /// back for another connection. `coming` is called if one is being made for it.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        ticket: &mut Option<u64>,
+        coming: impl FnOnce(),
+    ) -> Result<Lease, ConnectError> {
         let mut waiting = match self.try_acquire(ticket)? {
             Ok(lease) => return Ok(lease),
             Err(waiting) => waiting,
         };
+        if waiting.covered {
+            coming();
+        }
         match (&mut waiting.receiver).await {
             Ok(granted) => granted,
             Err(_) => Err(ConnectError::new(Outcome::NoEndpoint)),
@@ -111,6 +118,7 @@ impl Shared {
         }
         let (place, receiver) = state.enqueue(*ticket);
         let connects = state.plan(self.max_connections);
+        let covered = state.uncovered() == 0;
         let full = ticket.is_none() && state.uncovered() > self.max_pending;
         if full {
             state.dequeue(place);
@@ -122,7 +130,7 @@ impl Shared {
             return Err(ConnectError::new(Outcome::PoolExhausted));
         }
         *ticket = Some(place);
-        Ok(Err(Waiting { shared: self, ticket: place, receiver }))
+        Ok(Err(Waiting { shared: self, ticket: place, receiver, covered }))
     }
 
     /// A place for a connection that no request will use.
@@ -314,6 +322,8 @@ struct Waiting<'a> {
     shared: &'a Shared,
     ticket: u64,
     receiver: tokio::sync::oneshot::Receiver<super::state::Granted>,
+    /// Whether as many connections are being made as requests wait.
+    covered: bool,
 }
 
 impl Drop for Waiting<'_> {

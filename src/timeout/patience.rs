@@ -2,7 +2,11 @@
 
 use std::{
     any::Any,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use http::{
@@ -12,6 +16,7 @@ use http::{
 use http_body::Body as _;
 use tokio::time::Instant;
 
+use super::Deadline;
 use crate::{
     Body,
     body::{End, Observer},
@@ -20,12 +25,15 @@ use crate::{
 /// In a request's extensions: how long a limit of ours lets the response's head be waited for.
 ///
 /// Where it ends while an endpoint is still being waited for, that was too slow. Where a client has gone away, its own
-/// deadline has passed, or it has not sent its whole request, nothing is known of the endpoint.
+/// deadline has passed, it has not sent its whole request, or that waits for a connection to be free, nothing is known of
+/// the endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Patience {
     began: Instant,
     ends: Instant,
     upload: Upload,
+    /// When the endpoint was asked, in nanoseconds from the beginning and one more, where an upstream tells.
+    asked: Option<Arc<AtomicU64>>,
 }
 
 /// The request's body.
@@ -48,7 +56,34 @@ impl Patience {
             Some(known) => known.upload.clone(),
             None => Upload::of(request),
         };
-        request.extensions_mut().insert(Self { began, ends, upload });
+        request.extensions_mut().insert(Self { began, ends, upload, asked: None });
+    }
+
+    /// That of a request for one call of an upstream, which [tells](Self::ask) when an endpoint is asked; `limit` is one for
+    /// each attempt.
+    pub(crate) fn of_call(request: &mut Request<Body>, limit: Option<Duration>) -> Option<Self> {
+        if let Some(limit) = limit.filter(|limit| !limit.is_zero()) {
+            let now = Instant::now();
+            Self::note(request, now, Deadline::after(now, limit).instant());
+        }
+        let patience = request.extensions_mut().get_mut::<Self>()?;
+        patience.asked = Some(Arc::default());
+        Some(patience.clone())
+    }
+
+    /// Nobody has been asked yet, or not again.
+    pub(crate) fn begin_attempt(&self) {
+        if let Some(asked) = &self.asked {
+            asked.store(0, Relaxed);
+        }
+    }
+
+    /// The endpoint is asked: it has the request, or is to take a connection for it.
+    pub(crate) fn ask(&self) {
+        if let Some(asked) = &self.asked {
+            let nanos = Instant::now().saturating_duration_since(self.began).as_nanos();
+            let _ = asked.compare_exchange(0, u64::try_from(nanos).unwrap_or(u64::MAX - 1) + 1, Relaxed, Relaxed);
+        }
     }
 
     /// That of a request.
@@ -59,16 +94,26 @@ impl Patience {
     /// Whether it ended with who was asked at `asked`, who had at least half of it since then, and since the whole request
     /// was there: what a request has waited before is not of their doing.
     pub(crate) fn ended_with(&self, asked: Instant, now: Instant) -> bool {
-        let asked = match &self.upload {
+        now >= self.ends && self.was_used(self.ends.saturating_duration_since(self.began), asked, now)
+    }
+
+    /// The same of a limit that ends now.
+    pub(crate) fn was_used(&self, limit: Duration, asked: Instant, now: Instant) -> bool {
+        self.asked_at(asked).is_some_and(|asked| now.saturating_duration_since(asked) >= limit / 2)
+    }
+
+    /// Since when it is the endpoint's turn, no sooner than `asked`.
+    fn asked_at(&self, asked: Instant) -> Option<Instant> {
+        let whole = match &self.upload {
             Upload::None => asked,
-            Upload::Ended(at) => match at.get() {
-                Some(at) => asked.max(*at),
-                None => return false,
-            },
-            Upload::Unknown => return false,
+            Upload::Ended(at) => asked.max(*at.get()?),
+            Upload::Unknown => return None,
         };
-        let had = now.saturating_duration_since(asked);
-        now >= self.ends && had >= self.ends.saturating_duration_since(self.began) / 2
+        match self.asked.as_ref().map(|asked| asked.load(Relaxed)) {
+            None => Some(whole),
+            Some(0) => None,
+            Some(nanos) => Some(whole.max(self.began + Duration::from_nanos(nanos - 1))),
+        }
     }
 }
 

@@ -7,10 +7,11 @@
 //! 3. If no connection could be made, or nothing of the request was sent, the same request is offered to another
 //!    endpoint, whatever its method. If the peer refused the request (HTTP/2 `REFUSED_STREAM`), or the connection broke
 //!    before an answer came, another endpoint is tried only where that is safe: the request has no body, and in the
-//!    second case its method is safe (RFC 9110 section 9.2.1), and the [budget](crate::config::Upstream::retry_budget) for
-//!    what may have been processed allows it, so that endpoints that fail are not asked three times as much. That a connection was just being ended (`GOAWAY`) is no
-//!    failure and no attempt: the request goes to another one, with its body where that is at hand (see [`client`](crate::client)).
-//!    What is the client's doing ends the request, and says nothing of the endpoint.
+//!    second case its method is safe (RFC 9110 section 9.2.1), and the
+//!    [budget](crate::config::Upstream::retry_budget) for what may have been processed allows it, so that endpoints that
+//!    fail are not asked three times as much. That a connection was just being ended (`GOAWAY`) is no failure and no
+//!    attempt: the request goes to another one, with its body where that is at hand (see [`client`](crate::client)). What
+//!    is the client's doing ends the request, and says nothing of the endpoint.
 //! 4. No request is offered to more than [`max_attempts`](crate::config::Upstream::max_attempts) endpoints.
 //! 5. The attempt is over when the response's body is: only then does the balancer count it out, and its time is the
 //!    latency.
@@ -166,16 +167,17 @@ impl Upstream {
     /// dropped.
     ///
     /// # Errors
-    /// When the balancer's hash key, TLS, the health check or a number among the settings is not usable, or when a lookup, outlier detection or health
-    /// checks are asked for outside a tokio runtime.
+    /// When the balancer's hash key, TLS, the health check or a number among the settings is not usable, or when a lookup,
+    /// outlier detection or health checks are asked for outside a tokio runtime.
     pub fn new(config: config::Upstream) -> Result<Self, BuildError> {
         let discover = Discover::new(&config.endpoints);
         Self::discovered_by(config, discover)
     }
 
-    /// The upstream that `config` describes, over mutual TLS as [`ClientTls::mtls`](crate::tls::client::ClientTls::mtls) has it: it is shown `identity`, and its
-    /// certificate is verified by whom `identity` trusts, unless `config` names roots. What rotates `identity` reaches the next
-    /// connections. Without [`config::Upstream::tls`], TLS has its defaults.
+    /// The upstream that `config` describes, over mutual TLS as
+    /// [`ClientTls::mtls`](crate::tls::client::ClientTls::mtls) has it: it is shown `identity`, and its certificate is
+    /// verified by whom `identity` trusts, unless `config` names roots. What rotates `identity` reaches the next connections.
+    /// Without [`config::Upstream::tls`], TLS has its defaults.
     ///
     /// # Errors
     /// The same as for [`new`](Self::new).

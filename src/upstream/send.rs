@@ -15,8 +15,7 @@ use crate::{
     classify::Class,
     client::Pool,
     exchange::Exchange,
-    retry::Budget,
-    timeout::{AttemptTimeout, Deadline, Patience, Told},
+    timeout::{AttemptTimeout, Patience, Told},
 };
 
 /// How many connections may turn out to be closing before that counts as an attempt. Each is one fewer in the pool; it is
@@ -32,12 +31,13 @@ pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Ou
 
 /// Behind the upstream's circuit breaker, where it has one.
 async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
-    let Some(circuit) = &upstream.0.circuit else {
-        return attempts(upstream, place).await.map_err(|failed| failed.error);
-    };
+    let limit = place.as_ref().and_then(|request| request.extensions().get::<AttemptTimeout>().copied());
+    let patience = place.as_mut().and_then(|request| Patience::of_call(request, limit.map(|limit| limit.0)));
+    let attempts = attempts(upstream, place, limit, patience.as_ref());
+    let Some(circuit) = &upstream.0.circuit else { return attempts.await.map_err(|failed| failed.error) };
     let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
-    let call = call.within(place.as_ref().and_then(|request| Patience::of(request.extensions())));
-    match attempts(upstream, place).await {
+    let call = call.within(patience.clone());
+    match attempts.await {
         Ok(response) => Ok(watched(response, Some(call), None)),
         Err(Failed { error, excused }) => {
             call.settle(if excused || is_closing(&error) { Class::Ignored } else { Class::of_error(&error) });
@@ -58,12 +58,15 @@ impl From<Error> for Failed {
     }
 }
 
-async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Failed> {
+async fn attempts(
+    upstream: &Upstream,
+    place: &mut Option<Request<Body>>,
+    limit: Option<AttemptTimeout>,
+    patience: Option<&Patience>,
+) -> Result<Response<Body>, Failed> {
     let endpoints = upstream.discovered().await;
     let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal).into()) };
     let exchange = Exchange::of(request.extensions()).cloned();
-    let attempt_timeout = request.extensions().get::<AttemptTimeout>().copied();
-    let patience = Patience::of(request.extensions());
     let hash = endpoints.balancer().hash(request);
     let spare = Spare::of(request);
     let affinity = Affinity::of(request.extensions()).cloned();
@@ -72,9 +75,11 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
     let shared = Tried::of(request.extensions()).cloned();
     let mut tried: SmallVec<[SocketAddr; 4]> = shared.as_ref().map(Tried::addresses).unwrap_or_default();
     let before = tried.len();
-    let budget = upstream.0.budget.load();
-    if !shared.as_ref().is_some_and(Tried::is_governed) && !budget.has_counted(request.extensions()) {
-        budget.deposit(Instant::now());
+    if !shared.as_ref().is_some_and(Tried::is_governed) {
+        let budget = upstream.0.budget.load();
+        if !budget.has_counted(request.extensions()) {
+            budget.deposit(Instant::now());
+        }
     }
     let mut stale = 0;
     let mut last = None;
@@ -89,7 +94,10 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         });
         let attempt = wanted.or_else(|| pick(&tried)).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?));
         let Some(mut attempt) = attempt else { break };
-        attempt.within(patience.clone());
+        if let Some(patience) = patience {
+            patience.begin_attempt();
+            attempt.within(patience.clone());
+        }
         let address = attempt.endpoint().address();
         tried.push(address);
         if let Some(shared) = &shared {
@@ -102,7 +110,7 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
             });
         }
 
-        let failed = match one(&attempt, place, attempt_timeout).await {
+        let failed = match one(&attempt, place, limit, patience).await {
             Ok(response) => {
                 if let Some(affinity) = &affinity {
                     affinity.answered(address);
@@ -118,12 +126,22 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
         } else {
             settle(attempt, &error)
         }
-        if excused || error.side() == Side::Downstream {
+        if excused && place.is_none() || error.side() == Side::Downstream {
             // What is wrong with the request is wrong with it everywhere.
             return Err(Failed { error, excused });
         }
         if place.is_none() {
-            *place = spare.as_ref().and_then(|spare| spare.again(&error, &budget));
+            // Asked last, so that nothing is taken from it in vain.
+            let granted = || {
+                let goes_on = tried.len() - before < upstream.config().max_attempts as usize;
+                let mut others =
+                    endpoints.iter().filter(|(other, weight)| *weight > 0 && !tried.contains(&other.address()));
+                goes_on && others.next().is_some() && upstream.0.budget.load().withdraw(Instant::now())
+            };
+            *place = spare.as_ref().and_then(|spare| spare.again(&error, granted));
+            if let (Some(request), Some(patience)) = (place.as_mut(), patience) {
+                request.extensions_mut().insert(patience.clone());
+            }
         }
         if place.is_none() {
             return Err(error.into());
@@ -132,9 +150,9 @@ async fn attempts(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Res
             stale += 1;
             tried.pop();
         }
-        last = Some(error);
+        last = Some(Failed { error, excused });
     }
-    Err(last.unwrap_or_else(|| nobody(&endpoints)).into())
+    Err(last.unwrap_or_else(|| nobody(&endpoints).into()))
 }
 
 /// Why no endpoint could be picked.
@@ -152,22 +170,21 @@ async fn one(
     attempt: &Attempt<Pool>,
     place: &mut Option<Request<Body>>,
     limit: Option<AttemptTimeout>,
+    patience: Option<&Patience>,
 ) -> Result<Response<Body>, Failed> {
     let pool = attempt.endpoint().payload();
-    let limit = limit.filter(|limit| !limit.0.is_zero());
-    let (Some(AttemptTimeout(limit)), Some(request)) = (limit, place.as_mut()) else {
+    let Some(AttemptTimeout(limit)) = limit.filter(|limit| !limit.0.is_zero()) else {
         return Ok(pool.send_from(place).await?);
     };
     let began = Instant::now();
-    Patience::note(request, began, Deadline::after(began, limit).instant());
-    let patience = Patience::of(request.extensions());
     // Boxed, as few rules have a limit: the future of every request would be the larger for the timer.
     match Box::pin(timeout(limit, pool.send_from(place))).await {
         Ok(sent) => Ok(sent?),
         Err(_) => {
-            *place = None;
-            let excused = !patience.is_some_and(|patience| patience.ended_with(began, Instant::now()));
-            Err(Failed { error: Error::new(Outcome::UpstreamTimeout).with_sent(Sent::Possibly), excused })
+            let excused = !patience.is_some_and(|patience| patience.was_used(limit, began, Instant::now()));
+            // While it waits for a connection it is whole.
+            let sent = if place.is_some() { Sent::Nothing } else { Sent::Possibly };
+            Err(Failed { error: Error::new(Outcome::UpstreamTimeout).with_sent(sent), excused })
         }
     }
 }
@@ -240,15 +257,15 @@ impl Spare {
         }))
     }
 
-    /// The request once more, if `error` allows that, and the budget where it may have been processed.
-    fn again(&self, error: &Error, budget: &Budget) -> Option<Request<Body>> {
+    /// The request once more, if `error` allows that, and it is granted where it may have been processed.
+    fn again(&self, error: &Error, granted: impl FnOnce() -> bool) -> Option<Request<Body>> {
         let reset = error.outcome() == Outcome::UpstreamReset && self.method.is_safe();
         let allowed = match error.sent() {
             Sent::Nothing | Sent::GoAway => true,
             Sent::Refused => !self.governed,
             // It is nobody's failure, and no attempt to be counted, unless who counts attempts wants this one too.
             Sent::Stale => !self.counts_resets && reset,
-            Sent::Possibly => !self.governed && reset && budget.withdraw(Instant::now()),
+            Sent::Possibly => !self.governed && reset && granted(),
         };
         if !allowed {
             return None;

@@ -535,6 +535,18 @@ async fn what_may_have_been_processed_is_sent_again_within_the_budget_only() {
         // Of which nothing is left for a layer around it.
         assert!(!upstream.budget().withdraw(Instant::now()));
     }
+    // Nothing is taken where there is nobody else, or no other attempt.
+    for (count, max_attempts) in [(1, 3), (3, 1)] {
+        let retry_budget = config::RetryBudget { percent: 50, per_second: 0, window: Duration::from_secs(3600) };
+        let some = endpoints.iter().copied().take(count);
+        let config = config::Upstream { retry_budget, max_attempts, ..upstream(some) };
+        let upstream = Upstream::new(config).unwrap();
+        for _ in 0..10 {
+            ask(&upstream, Method::GET, "").await.unwrap_err();
+        }
+        let left = (0..10).filter(|_| upstream.budget().withdraw(Instant::now())).count();
+        assert_eq!(left, 5, "{count} {max_attempts}");
+    }
 }
 
 fn peer() -> ConnectionInfo {

@@ -348,7 +348,7 @@ async fn an_attempt_that_is_dropped_as_a_limit_ends_has_failed_if_it_had_half_of
         }
         let set = set(&config::Balancer::RoundRobin, &[1], began);
         let mut attempt = set.pick(&mut Pick::new(began + Duration::from_secs(asked), &mut rng())).unwrap();
-        attempt.within(Patience::of(request.extensions()));
+        attempt.within(Patience::of(request.extensions()).unwrap());
         if head {
             attempt.note(Class::Success);
         }

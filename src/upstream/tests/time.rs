@@ -31,14 +31,14 @@ fn unfinished() -> Body {
 
 #[tokio::test]
 async fn an_endpoint_that_uses_up_a_limit_of_ours_has_failed_and_one_that_a_client_gives_no_time_has_not() {
-    let short = || DeadlineLayer::server(Duration::from_millis(50));
+    let short = || DeadlineLayer::server(Duration::from_millis(300));
     let long = || DeadlineLayer::server(Duration::from_secs(60));
     let post = |body| Request::post("http://test/").body(body).unwrap();
     let told = |time: &'static str| {
         move || Request::get("http://test/").header("grpc-timeout", time).body(Body::empty()).unwrap()
     };
     let attempt = |mut request: Request<Body>| {
-        request.extensions_mut().insert(AttemptTimeout(Duration::from_millis(50)));
+        request.extensions_mut().insert(AttemptTimeout(Duration::from_millis(300)));
         request
     };
     assert_eq!(waited_for(short(), told("1S")).await, [State::Open; 2]);
@@ -78,8 +78,9 @@ async fn what_is_told_of_the_time_left_is_what_is_left_when_a_connection_is_had(
     timeout(Duration::from_secs(20), held.notified()).await.unwrap();
 
     let request = Request::get("http://test/").header("grpc-timeout", "59S").body(Body::empty()).unwrap();
-    let began = Instant::now();
     let mut waiting = tokio::spawn(service.oneshot(request));
+    tokio::task::yield_now().await;
+    let began = Instant::now();
     let still = timeout(Duration::from_millis(300), &mut waiting).await;
     assert!(still.is_err(), "there is but one connection");
     let waited = began.elapsed().as_millis() as u64;
@@ -126,4 +127,76 @@ async fn a_request_that_is_made_again_tells_what_is_left_too() {
         }
     }
     assert!(told.iter().any(|left| *left <= 59_700), "{told:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_in_vain_has_not_waited_for_the_endpoint() {
+    let (held, seen) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (begun, count) = (held.clone(), seen.clone());
+    let app = Router::new().fallback(move || {
+        let begun = begun.clone();
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            begun.notify_one();
+            pending::<String>().await
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let breaker = || Some(config::CircuitBreaker { consecutive_failures: 1, ..Default::default() });
+    let config = config::Upstream {
+        pool: config::PoolLimits { max_connections: 1, ..Default::default() },
+        circuit_breaker: breaker(),
+        endpoint_circuit_breaker: breaker(),
+        ..upstream([address])
+    };
+    let upstream = Upstream::new(config).unwrap();
+    let holding = tokio::spawn(upstream.clone().oneshot(request(Method::GET, "").0));
+    timeout(Duration::from_secs(20), held.notified()).await.unwrap();
+    for limit in [None, Some(AttemptTimeout(Duration::from_millis(100)))] {
+        let (mut request, _) = request(Method::GET, "");
+        let time = if limit.is_some() { 60_000 } else { 100 };
+        if let Some(limit) = limit {
+            request.extensions_mut().insert(limit);
+        }
+        let layer = DeadlineLayer::server(Duration::from_millis(time));
+        let late = layer.layer(upstream.clone()).oneshot(request).await.map(|response| response.status());
+        assert_eq!(late.unwrap_or_else(|error| error.status()), StatusCode::GATEWAY_TIMEOUT);
+    }
+    let endpoints = upstream.endpoints();
+    let states = [upstream.circuit(), endpoints.iter().next().unwrap().0.circuit()];
+    assert_eq!(states.map(|circuit| circuit.unwrap().state()), [State::Closed; 2]);
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    holding.abort();
+}
+
+#[tokio::test]
+async fn a_silent_http2_connection_gets_no_more_requests_when_a_limit_has_ended_on_it() {
+    for limit in [None, Some(AttemptTimeout(Duration::from_millis(200)))] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                open.push(socket);
+            }
+        });
+        let protocol = config::Protocol::Http2;
+        let upstream = Upstream::new(config::Upstream { protocol, ..upstream([address]) }).unwrap();
+        for connections in 1..=2 {
+            let (mut request, _) = request(Method::GET, "");
+            let time = if limit.is_some() { 60_000 } else { 200 };
+            if let Some(limit) = limit {
+                request.extensions_mut().insert(limit);
+            }
+            let layer = DeadlineLayer::server(Duration::from_millis(time));
+            let late = layer.layer(upstream.clone()).oneshot(request).await.map(|response| response.status());
+            assert_eq!(late.unwrap_or_else(|error| error.status()), StatusCode::GATEWAY_TIMEOUT);
+            assert_eq!(accepted.load(Ordering::SeqCst), connections);
+        }
+    }
 }
