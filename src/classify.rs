@@ -11,7 +11,8 @@
 //!    something of the request. Anything else is a [`Success`](Class::Success).
 //! 3. gRPC: `grpc-status`, in the head or the trailers, where the status is a success: `DEADLINE_EXCEEDED` and
 //!    `UNAVAILABLE` are gateway errors, `RESOURCE_EXHAUSTED` is throttled, `INTERNAL` and `DATA_LOSS` are server errors;
-//!    the others are the application's answers. (Linkerd counts `PERMISSION_DENIED` too; it says something of the caller.)
+//!    the others are the application's answers. `DEADLINE_EXCEEDED` where the time that the caller has allowed by
+//!    `grpc-timeout` is over is the caller's doing, and [`Ignored`](Class::Ignored). (Linkerd counts `PERMISSION_DENIED` too; it says something of the caller.)
 //! 4. A body that fails is classified by the outcome that its error carries, by default a gateway error. A body that is
 //!    dropped says nothing, but what the head said of a failure stands.
 //!
@@ -28,6 +29,7 @@
 use std::{any::Any, error::Error as StdError};
 
 use http::{HeaderMap, Response, StatusCode};
+use tokio::time::Instant;
 
 use crate::{BoxError, Error, Outcome, Side, body::End, error::outcome_of, grpc::Code};
 
@@ -125,6 +127,14 @@ impl Class {
             Self::Success => Self::of_grpc(trailers).unwrap_or(self),
             known => known,
         }
+    }
+
+    /// Of a gRPC call for which its caller has allowed time until `told`: that it is over then, as these fields say of it,
+    /// is the caller's doing.
+    pub(crate) fn in_time(self, fields: &HeaderMap, told: Option<Instant>) -> Self {
+        let late =
+            || told.is_some_and(|told| Instant::now() >= told) && Code::of(fields) == Some(Code::DeadlineExceeded);
+        if self == Self::GatewayError && late() { Self::Ignored } else { self }
     }
 
     /// Throttled, or either error.

@@ -41,6 +41,8 @@ pub struct Attempt<E> {
     began: Instant,
     /// How long there is for the response's head, as long as it is waited for.
     patience: Option<Patience>,
+    /// Until when the caller has allowed time.
+    told: Option<Instant>,
     terms: Terms,
     /// Microseconds, where the clock was stopped.
     measured: Option<f32>,
@@ -106,7 +108,7 @@ impl<E> Attempt<E> {
         }
         let Pass { trial, ticket, .. } = pass;
         let (measured, class) = (None, Class::Success);
-        Self { trial: Some(trial), ticket, endpoint, began, patience: None, terms, measured, class }
+        Self { trial: Some(trial), ticket, endpoint, began, patience: None, told: None, terms, measured, class }
     }
 
     /// The endpoint.
@@ -118,6 +120,11 @@ impl<E> Attempt<E> {
     /// How long a limit lets the response's head be waited for.
     pub(crate) fn within(&mut self, patience: Patience) {
         self.patience = Some(patience);
+    }
+
+    /// Until when the caller has [allowed time](Patience::told).
+    pub(crate) fn told(&mut self, until: Option<Instant>) {
+        self.told = until;
     }
 
     /// The endpoint is there: a connection was made, or it sent something. Ends a probe well, so that others need not
@@ -255,7 +262,9 @@ impl Trial {
 
 impl<E: Send + Sync + 'static> Observer for Attempt<E> {
     fn trailers(&mut self, trailers: &HeaderMap) {
-        self.class = self.class.and_trailers(trailers);
+        if self.class == Class::Success {
+            self.class = self.class.and_trailers(trailers).in_time(trailers, self.told);
+        }
     }
 
     fn end(&mut self, end: End<'_>) {

@@ -82,6 +82,8 @@ pub struct Call {
     began: Instant,
     /// How long there is for the response's head, as long as it is waited for.
     patience: Option<Patience>,
+    /// Until when the caller has allowed time.
+    told: Option<Instant>,
     class: Class,
 }
 
@@ -114,7 +116,8 @@ impl Circuit {
         let ticket = admitted.inspect_err(|_| {
             self.0.refused.fetch_add(1, Relaxed);
         })?;
-        Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, patience: None, class: Class::Success })
+        let (patience, told, class) = (None, None, Class::Success);
+        Ok(Call { circuit: self.clone(), ticket: Some(ticket), began: now, patience, told, class })
     }
 
     /// What it does with requests.
@@ -189,11 +192,18 @@ impl Circuit {
 }
 
 impl Call {
-    /// How long a limit lets the response's head be waited for.
+    /// How long a limit lets the response's head be waited for, and until when the caller has
+    /// [allowed time](Patience::told).
     #[must_use]
-    pub(crate) fn within(mut self, patience: Option<Patience>) -> Self {
+    pub(crate) fn within(mut self, patience: Option<Patience>, told: Option<Instant>) -> Self {
         self.patience = patience;
+        self.told = told;
         self
+    }
+
+    /// What a head with these fields says, whose class this is.
+    pub(super) fn judge(&self, class: Class, fields: &HeaderMap) -> Class {
+        class.in_time(fields, self.told)
     }
 
     /// What the head says. A failure stands, whatever becomes of the body.
@@ -222,7 +232,9 @@ impl Call {
 
 impl Observer for Call {
     fn trailers(&mut self, trailers: &HeaderMap) {
-        self.class = self.class.and_trailers(trailers);
+        if self.class == Class::Success {
+            self.class = self.judge(self.class.and_trailers(trailers), trailers);
+        }
     }
 
     fn end(&mut self, end: End<'_>) {

@@ -82,7 +82,9 @@ where
     let mut body = Body::new(body);
     if let Some(mut call) = call {
         let class = classify.and_then(|classify| classify(&parts));
-        let class = class.unwrap_or_else(|| Class::of_head(parts.status, &parts.headers, &parts.extensions));
+        let class = class.unwrap_or_else(|| {
+            call.judge(Class::of_head(parts.status, &parts.headers, &parts.extensions), &parts.headers)
+        });
         // What is no success at the head does not become one.
         let known = class != Class::Success || parts.status == StatusCode::SWITCHING_PROTOCOLS;
         if known || body.is_end_stream() {

@@ -54,7 +54,9 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         match self.circuit.begin() {
             Ok(call) => {
-                let call = call.within(Patience::of(request.extensions()));
+                let patience = Patience::of(request.extensions());
+                let told = Patience::told(request.headers(), patience.as_ref());
+                let call = call.within(patience, told);
                 ResponseFuture::called(self.inner.call(request), call, self.classify.clone())
             }
             Err(refused) => {

@@ -16,8 +16,8 @@
 //!
 //! 5. An endpoint that is still waited for when a limit of these layers ends was too slow: its
 //!    [breaker](crate::breaker), [outlier detection](crate::outlier) and balancer take it for a gateway error, if it had at
-//!    least half of the time with the whole request there. A deadline that the client names, a client that goes away, and one
-//!    that has not sent its whole request say nothing of it.
+//!    least half of the time with the whole request there. A deadline that the client names, a client that goes away, one
+//!    that has not sent its whole request, and a wait for a connection to be free say nothing of it.
 //!
 //! # Deadlines
 //! A [`Deadline`] is a point in time after which nobody waits for the answer. It is the least of what the layer allows, what the

@@ -10,17 +10,20 @@ use std::{
 };
 
 use http::{
-    Extensions, Request,
+    Extensions, HeaderMap, Request,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use super::Deadline;
+use super::{Deadline, grpc_timeout};
 use crate::{
     Body,
     body::{End, Observer},
 };
+
+/// By how much less than there is may be told.
+const ROUNDED: Duration = Duration::from_millis(10);
 
 /// In a request's extensions: how long a limit of ours lets the response's head be waited for.
 ///
@@ -100,6 +103,13 @@ impl Patience {
     /// The same of a limit that ends now.
     pub(crate) fn was_used(&self, limit: Duration, asked: Instant, now: Instant) -> bool {
         self.asked_at(asked).is_some_and(|asked| now.saturating_duration_since(asked) >= limit / 2)
+    }
+
+    /// Until when a caller has allowed time by `grpc-timeout`, where that is less than what is ours.
+    pub(crate) fn told(headers: &HeaderMap, ours: Option<&Self>) -> Option<Instant> {
+        let told = Deadline::after(Instant::now(), grpc_timeout(headers)?).instant();
+        // Ours is told in the same field, rounded down.
+        ours.is_none_or(|ours| told + ROUNDED < ours.ends).then_some(told)
     }
 
     /// Since when it is the endpoint's turn, no sooner than `asked`.

@@ -33,10 +33,11 @@ pub(super) fn send(upstream: Upstream, request: Request<Body>) -> impl Future<Ou
 async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Result<Response<Body>, Error> {
     let limit = place.as_ref().and_then(|request| request.extensions().get::<AttemptTimeout>().copied());
     let patience = place.as_mut().and_then(|request| Patience::of_call(request, limit.map(|limit| limit.0)));
-    let attempts = attempts(upstream, place, limit, patience.as_ref());
+    let told = place.as_ref().and_then(|request| Patience::told(request.headers(), patience.as_ref()));
+    let attempts = attempts(upstream, place, Time { limit, patience: patience.as_ref(), told });
     let Some(circuit) = &upstream.0.circuit else { return attempts.await.map_err(|failed| failed.error) };
     let call = circuit.begin().map_err(|Refused { retry_after, .. }| open_for(retry_after))?;
-    let call = call.within(patience.clone());
+    let call = call.within(patience.clone(), told);
     match attempts.await {
         Ok(response) => Ok(watched(response, Some(call), None)),
         Err(Failed { error, excused }) => {
@@ -44,6 +45,16 @@ async fn guarded(upstream: &Upstream, place: &mut Option<Request<Body>>) -> Resu
             Err(error)
         }
     }
+}
+
+/// What is known of the time that a request has.
+#[derive(Clone, Copy)]
+struct Time<'a> {
+    /// For each attempt.
+    limit: Option<AttemptTimeout>,
+    patience: Option<&'a Patience>,
+    /// Until when its caller has allowed some.
+    told: Option<Instant>,
 }
 
 /// No answer, and whether that is the client's doing, whatever the error is: it has not sent its whole request in time.
@@ -61,8 +72,7 @@ impl From<Error> for Failed {
 async fn attempts(
     upstream: &Upstream,
     place: &mut Option<Request<Body>>,
-    limit: Option<AttemptTimeout>,
-    patience: Option<&Patience>,
+    time: Time<'_>,
 ) -> Result<Response<Body>, Failed> {
     let endpoints = upstream.discovered().await;
     let Some(request) = place.as_ref() else { return Err(Error::new(Outcome::Internal).into()) };
@@ -94,7 +104,8 @@ async fn attempts(
         });
         let attempt = wanted.or_else(|| pick(&tried)).or_else(|| pick(tried.get(before..).filter(|_| before > 0)?));
         let Some(mut attempt) = attempt else { break };
-        if let Some(patience) = patience {
+        attempt.told(time.told);
+        if let Some(patience) = time.patience {
             patience.begin_attempt();
             attempt.within(patience.clone());
         }
@@ -110,12 +121,12 @@ async fn attempts(
             });
         }
 
-        let failed = match one(&attempt, place, limit, patience).await {
+        let failed = match one(&attempt, place, time).await {
             Ok(response) => {
                 if let Some(affinity) = &affinity {
                     affinity.answered(address);
                 }
-                return Ok(answered(attempt, response));
+                return Ok(answered(attempt, response, time.told));
             }
             Err(failed) => failed,
         };
@@ -139,7 +150,7 @@ async fn attempts(
                 goes_on && others.next().is_some() && upstream.0.budget.load().withdraw(Instant::now())
             };
             *place = spare.as_ref().and_then(|spare| spare.again(&error, granted));
-            if let (Some(request), Some(patience)) = (place.as_mut(), patience) {
+            if let (Some(request), Some(patience)) = (place.as_mut(), time.patience) {
                 request.extensions_mut().insert(patience.clone());
             }
         }
@@ -169,11 +180,10 @@ pub(super) fn open_for(wait: Duration) -> Error {
 async fn one(
     attempt: &Attempt<Pool>,
     place: &mut Option<Request<Body>>,
-    limit: Option<AttemptTimeout>,
-    patience: Option<&Patience>,
+    time: Time<'_>,
 ) -> Result<Response<Body>, Failed> {
     let pool = attempt.endpoint().payload();
-    let Some(AttemptTimeout(limit)) = limit.filter(|limit| !limit.0.is_zero()) else {
+    let Some(AttemptTimeout(limit)) = time.limit.filter(|limit| !limit.0.is_zero()) else {
         return Ok(pool.send_from(place).await?);
     };
     let began = Instant::now();
@@ -181,7 +191,7 @@ async fn one(
     match Box::pin(timeout(limit, pool.send_from(place))).await {
         Ok(sent) => Ok(sent?),
         Err(_) => {
-            let excused = !patience.is_some_and(|patience| patience.was_used(limit, began, Instant::now()));
+            let excused = !time.patience.is_some_and(|patience| patience.was_used(limit, began, Instant::now()));
             // While it waits for a connection it is whole.
             let sent = if place.is_some() { Sent::Nothing } else { Sent::Possibly };
             Err(Failed { error: Error::new(Outcome::UpstreamTimeout).with_sent(sent), excused })
@@ -190,9 +200,9 @@ async fn one(
 }
 
 /// The attempt rides on the body: it is over when that is.
-fn answered(mut attempt: Attempt<Pool>, response: Response<Body>) -> Response<Body> {
+fn answered(mut attempt: Attempt<Pool>, response: Response<Body>, told: Option<Instant>) -> Response<Body> {
     attempt.reached();
-    attempt.note(Class::of_response(&response));
+    attempt.note(Class::of_response(&response).in_time(response.headers(), told));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         attempt.succeed(Instant::now());
         return response;

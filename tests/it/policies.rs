@@ -221,7 +221,7 @@ async fn an_endpoint_that_fails_is_asked_no_more_and_where_all_do_it_is_told_whe
 async fn an_endpoint_that_lets_a_rules_time_run_out_has_failed() {
     let silent = Raw::start(|mut peer| async move { peer.drain().await }).await;
     let breaker = "endpoint_circuit_breaker: {consecutive_failures: 2, open: 1m}";
-    let ingress = Ingress::start(&world("timeouts: {request: 100ms}", breaker, &[silent.addr])).await;
+    let ingress = Ingress::start(&world("timeouts: {request: 500ms}", breaker, &[silent.addr])).await;
     for status in [504, 504, 503, 503] {
         let response = get(ingress.http, "a", "/").await;
         assert_eq!(response.status, status, "{}", response.head);

@@ -113,6 +113,21 @@ async fn what_counts_is_what_counts_for_any_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grpc_call_that_is_late_for_its_callers_own_time_says_nothing() {
+    let late = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), "4".parse().unwrap())]);
+    for (told, state) in [(Some(1), State::Closed), (Some(3), State::Open), (None, State::Open)] {
+        let set = guarded(&config::Balancer::Random, 1, in_a_row(1));
+        let mut attempt = at(&set, 0).unwrap();
+        attempt.told(told.map(|told| Instant::now() + Duration::from_secs(told)));
+        attempt.note(Class::Success);
+        advance(Duration::from_secs(2)).await;
+        attempt.trailers(&late);
+        attempt.end(End::Complete);
+        assert_eq!(set.iter().next().unwrap().0.circuit().unwrap().state(), state, "{told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_head_tells_at_once_and_once() {
     let set = guarded(&config::Balancer::Random, 1, in_a_row(2));
     let mut endless = at(&set, 0).unwrap();

@@ -272,3 +272,42 @@ async fn a_limit_outside_of_it_counts_as_one_inside_does_and_a_client_that_goes_
         assert_eq!(circuit.state() == State::Open, opens, "{limit} s");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_call_that_is_late_for_its_callers_own_time_says_nothing() {
+    let trailers_only = || Some(Ok(Response::builder().header("grpc-status", "4").body(Body::empty()).unwrap()));
+    for (told, ours, counts) in [
+        (None, None, true),
+        // It was over, ...
+        (Some("1S"), None, false),
+        (Some("1S"), Some(60), false),
+        // ... it was not, and what was told was ours.
+        (Some("9S"), Some(60), true),
+        (Some("1S"), Some(1), true),
+    ] {
+        for answer in [trailers_only as fn() -> Option<Answer>, || grpc("4")] {
+            let circuit = circuit(1);
+            let backend = Backend::new(answer);
+            let inner = service_fn(move |request: Request<Body>| {
+                let backend = backend.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    drop(request);
+                    (backend.answer.lock().unwrap())().unwrap()
+                }
+            });
+            let service = BreakerLayer::new(circuit.clone()).layer(inner);
+            let mut request = request();
+            if let Some(told) = told {
+                request.headers_mut().insert("grpc-timeout", told.parse().unwrap());
+            }
+            if let Some(ours) = ours {
+                let now = Instant::now();
+                crate::timeout::Patience::note(&mut request, now, now + Duration::from_secs(ours));
+            }
+            let response = service.oneshot(request).await.unwrap();
+            let _ = response.into_body().collect().await;
+            assert_eq!(circuit.state() == State::Open, counts, "{told:?} {ours:?}");
+        }
+    }
+}
