@@ -163,7 +163,8 @@ async fn attempt(
             let request = Request::from_parts(head, Upload::new(body, patient, watch, shared, Some(&session.begun)));
             let mut sender = session.sender.clone();
             let answer = pin!(give(&session.door, || sender.try_send_request(request)));
-            let doubt = patience.map(|patience| Doubt { session, patience, since: began, at: Instant::now() });
+            let doubt =
+                patience.map(|patience| Doubt { session, patience, since: began, at: Instant::now(), over: false });
             let result = in_time(answer, watch, shared).await;
             doubt.into_iter().for_each(Doubt::resolve);
             match &result {
@@ -218,18 +219,20 @@ struct Doubt<'a> {
     /// As the clock ticks.
     since: u64,
     at: Instant,
+    over: bool,
 }
 
 impl Doubt<'_> {
     /// It ended otherwise.
-    fn resolve(self) {
-        mem::forget(self);
+    fn resolve(mut self) {
+        self.over = true;
     }
 }
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        if self.patience.ended_with(self.at, Instant::now()) && !self.session.has_answered_since(self.since) {
+        let ended = !self.over && self.patience.ended_with(self.at, Instant::now());
+        if ended && !self.session.has_answered_since(self.since) {
             self.session.retire();
         }
     }
