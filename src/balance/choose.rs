@@ -131,7 +131,7 @@ impl<'a, E> Choosing<'a, '_, E> {
         let room = self.set.balancer.balance_factor.map(|percent| {
             // Requests in flight, this one included, for an endpoint of mean weight.
             let total = self.set.shared.in_flight.load(Relaxed) + 1;
-            let sharing = if self.panicking { self.set.serving } else { self.usable };
+            let sharing = if self.panicking { self.set.unrefused(self.pick.now) } else { self.usable };
             total as f32 * percent as f32 / 100.0 / sharing.max(1) as f32
         });
         let mut least_full: Option<(f32, usize)> = None;

@@ -286,6 +286,13 @@ impl<E> EndpointSet<E> {
         if (counted >> 32) as u32 == changes { counted as u32 } else { self.count_usable(changes) }
     }
 
+    /// How many share the requests when all are used.
+    pub(super) fn unrefused(&self, now: Instant) -> u32 {
+        let refused = |slot: &&Slot<E>| slot.weight > 0 && slot.endpoint.refusal(now).is_some();
+        let refused = self.balancer.breakers.as_ref().map_or(0, |_| self.slots.iter().filter(refused).count());
+        self.serving - refused as u32
+    }
+
     /// Seldom: after an endpoint went out or came back.
     #[cold]
     fn count_usable(&self, changes: u32) -> u32 {

@@ -89,6 +89,26 @@ async fn panic_does_not_set_open_breakers_aside() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_stay_where_they_are_while_most_breakers_are_open() {
+    let set = guarded(&config::Balancer::Maglev(HashKey::Path), 10, in_a_row(1));
+    for number in 0..8 {
+        end(at(&set, number).unwrap(), Class::ServerError);
+    }
+    assert!(set.is_panicking());
+    let mut rng = rng();
+    let mut owner = |key: u64| {
+        let hash = Some(stable_hash(&key.to_le_bytes()));
+        let attempt = set.pick(&mut Pick { hash, ..Pick::new(Instant::now(), &mut rng) }).unwrap();
+        *attempt.endpoint().payload()
+    };
+    let before: Vec<_> = (0..50).map(&mut owner).collect();
+    assert!(before.contains(&8) && before.contains(&9));
+    // One has more to do than the other, within what is fair for one of two, and far beyond what is for one of ten.
+    let _held: Vec<_> = (0..40).map(|n| at(&set, 8 + usize::from(n % 5 < 2)).unwrap()).collect();
+    assert_eq!((0..50).map(&mut owner).collect::<Vec<_>>(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_counts_is_what_counts_for_any_breaker() {
     let rate = CircuitBreaker { consecutive_failures: 0, min_requests: 4, ..CircuitBreaker::default() };
     let set = guarded(&config::Balancer::Random, 1, rate);
