@@ -88,6 +88,8 @@ pub mod exchange;
 pub mod grpc;
 mod interim;
 mod outcome;
+#[cfg(feature = "tls")]
+mod pem;
 
 // Policy, and layers.
 pub mod balance;

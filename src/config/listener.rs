@@ -192,6 +192,14 @@ impl ListenerProtocol {
             Self::Http | Self::TlsPassthrough | Self::Tcp => None,
         }
     }
+
+    /// Whose trust that goes by, where it names nobody.
+    pub(crate) fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Https(ends) | Self::Tls(ends) => ends.identity.as_deref(),
+            Self::Http | Self::TlsPassthrough | Self::Tcp => None,
+        }
+    }
 }
 
 impl Listener {

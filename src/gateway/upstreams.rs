@@ -170,7 +170,8 @@ impl Serving {
 
 /// Whether it names authorities, in whose place an identity's would be.
 fn trusts_by_itself(tls: &UpstreamTls) -> bool {
-    tls.roots != Roots::System || tls.crls.is_some() || tls.trust.is_some()
+    // Revocation lists alone name none: they would be for whom the identity trusts, and are refused.
+    tls.roots != Roots::System || tls.trust.is_some()
 }
 
 #[cfg(not(feature = "tls"))]

@@ -6,6 +6,8 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 
+use crate::pem::why;
+
 pub(super) fn check_certificates(text: &[u8]) -> Result<(), String> {
     let mut count = 0;
     for certificate in CertificateDer::pem_slice_iter(text) {
@@ -42,14 +44,4 @@ pub(super) fn check_authorities(text: &[u8]) -> Result<(), String> {
             .map_err(|error| format!("a certificate cannot be an authority: {error}"))?;
     }
     Ok(())
-}
-
-/// The parser's words, without the text it read: it may be of a key.
-fn why(error: &pem::Error) -> &'static str {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "its `END` line is missing",
-        pem::Error::IllegalSectionStart { .. } => "its `BEGIN` line is malformed",
-        pem::Error::Base64Decode(_) => "its base64 is damaged",
-        _ => "it cannot be read",
-    }
 }

@@ -18,6 +18,7 @@ use crate::{
     BoxError,
     config::{Certificate, Host},
     identity::TrustDomain,
+    pem::why,
 };
 
 /// Certificates with their keys, checked and sorted by name: what one handshake looks at.
@@ -147,7 +148,7 @@ pub enum CertificateError {
     },
     /// Authorities were given twice for one trust domain.
     #[error(
-        "trust domain {domain}: its authorities are given twice: only its own bundle may name it, no federated one"
+        "trust domain {domain}: its authorities are given twice: give all of them in one place, and of the Workload API's bundles only its own"
     )]
     TrustDomainTwice {
         /// Which.
@@ -341,14 +342,14 @@ pub(super) fn load(
     let origin = || certificate.origin.clone();
     let chain =
         CertificateDer::pem_slice_iter(&certificate.chain).collect::<Result<Vec<_>, _>>().map_err(|source| {
-            CertificateError::Pem { origin: origin(), part: "certificate chain", source: source.into() }
+            CertificateError::Pem { origin: origin(), part: "certificate chain", source: why(&source).into() }
         })?;
     if chain.is_empty() {
         return Err(CertificateError::NoCertificate { origin: origin() });
     }
     let key = PrivateKeyDer::from_pem_slice(&certificate.key).map_err(|error| match error {
         pem::Error::NoItemsFound => CertificateError::NoKey { origin: origin() },
-        source => CertificateError::Pem { origin: origin(), part: "private key", source: source.into() },
+        source => CertificateError::Pem { origin: origin(), part: "private key", source: why(&source).into() },
     })?;
     certified(&certificate.origin, chain, key, provider)
 }

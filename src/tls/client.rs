@@ -61,7 +61,9 @@ pub enum ClientTlsError {
     #[error("`crls` without `roots`, for an identity that has its own: give them with its trust")]
     RevocationListsOfIdentity,
     /// A SPIFFE ID is expected of whoever the system trusts.
-    #[error("`spiffe_id` and `trust_domain` need `roots` or `trust`: the system's authorities issue no SPIFFE IDs")]
+    #[error(
+        "`spiffe_id` and `trust_domain` need `roots`, `trust` or an identity: the system's authorities issue no SPIFFE IDs"
+    )]
     SpiffeWithoutRoots,
     /// The client certificate's chain cannot be used.
     #[error("`client_auth` chain: {0}: expected PEM blocks `CERTIFICATE`, end entity first")]
@@ -130,6 +132,9 @@ pub(crate) struct Rotation {
 impl Rotation {
     /// What `tls` has.
     pub(crate) fn new(tls: &UpstreamTls) -> Result<Self, ClientTlsError> {
+        if tls.identity.is_some() && tls.trust.is_none() && tls.roots == Roots::System && tls.crls.is_some() {
+            return Err(ClientTlsError::RevocationListsOfIdentity);
+        }
         let anchors = Arc::new(anchors(tls)?);
         let key = tls.client_auth.as_ref().map(|auth| {
             let (origin, hosts) = ("client_auth".to_owned(), Vec::new());

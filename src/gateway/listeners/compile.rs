@@ -303,7 +303,8 @@ fn places(parts: &Parts<'_>) -> Result<Places, ListenerError> {
                 host.filter(|&host| {
                     let kinds = [of(host), listener].map(|one| std::mem::discriminant(&one.protocol));
                     // What one asks of clients, the other does not: joined, its routes would be open to them.
-                    let asked = [of(host), listener].map(|one| one.protocol.client());
+                    let asked = [of(host), listener]
+                        .map(|one| one.protocol.client().map(|client| (client, one.protocol.identity())));
                     parts.config.conflicts == Conflicts::Refuse || kinds[0] != kinds[1] || asked[0] != asked[1]
                 })
                 .map(|host| (host, "they are for the same host"))

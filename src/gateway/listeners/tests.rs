@@ -356,8 +356,30 @@ async fn a_listener_that_asks_clients_for_certificates_is_not_joined_with_one_th
     let connection = Some(over_tls("127.0.0.1:443", Some("x.example")));
     let only_safe = config(listeners.clone(), routes[1..].to_vec(), Conflicts::Oldest);
     assert_eq!(ask(&build(only_safe).unwrap(), connection.clone(), "x.example").await, "404");
-    let both = config(listeners, routes, Conflicts::Oldest);
+    let both = config(listeners, routes.clone(), Conflicts::Oldest);
     assert_eq!(ask(&build(both).unwrap(), connection.clone(), "x.example").await, "open");
+    // Nor with one that asks the same of whom another identity trusts.
+    let of = |name: &str, identity: &str| {
+        let mut listener = https(name, validation(ClientValidationMode::Optional));
+        let ListenerProtocol::Https(ends) = &mut listener.protocol else { panic!("{listener:?}") };
+        ends.identity = Some(identity.to_owned());
+        ends.client.as_mut().unwrap().roots = b"".as_slice().into();
+        listener
+    };
+    let build = |config: Config| {
+        let mut builder = Gateway::builder(config);
+        for name in ["ours", "theirs"] {
+            builder = builder.identity(name, crate::tls::tests::ca().identity(&["spiffe://mesh.example/gate"]));
+        }
+        for name in ["open", "safe"] {
+            builder = builder.local(name, Router::new().fallback(move || async move { name }));
+        }
+        builder.build()
+    };
+    let strangers = config([of("open", "theirs"), of("safe", "ours")], routes.clone(), Conflicts::Oldest);
+    assert_eq!(ask(&build(strangers).unwrap(), connection.clone(), "x.example").await, "open");
+    let only_safe = config([of("open", "theirs"), of("safe", "ours")], routes[1..].to_vec(), Conflicts::Oldest);
+    assert_eq!(ask(&build(only_safe).unwrap(), connection.clone(), "x.example").await, "404");
     // Those that ask the same are one.
     let twins = [https("open", None), https("safe", None)];
     let only_safe = config(twins, [route("safe", &["safe"], &["x.example"])], Conflicts::Oldest);

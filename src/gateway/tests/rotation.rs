@@ -159,6 +159,14 @@ async fn an_identity_must_be_given_and_be_the_only_thing_shown() {
     lists.upstreams[0].tls.as_mut().unwrap().crls = Some(b"".as_slice().into());
     let gateway = build(named(address, "mesh")).unwrap();
     assert!(gateway.apply(lists).unwrap_err().to_string().contains("for an identity that has its own"));
+    // Nor where it had authorities of its own before: those of the system would take their place.
+    let mut own = named(address, "mesh");
+    let tls = own.upstreams[0].tls.as_mut().unwrap();
+    (tls.roots, tls.spiffe_id) = (Roots::Pem(ca.pem.as_bytes().into()), None);
+    let gateway = build(own.clone()).unwrap();
+    let tls = own.upstreams[0].tls.as_mut().unwrap();
+    (tls.roots, tls.crls) = (Roots::System, Some(b"".as_slice().into()));
+    assert!(gateway.apply(own).unwrap_err().to_string().contains("for an identity that has its own"));
     // An upstream by itself knows no names.
     let alone = Upstream::new(named(address, "mesh").upstreams.remove(0)).unwrap_err().to_string();
     assert_eq!(alone, "upstream `pay`: there is no identity named `mesh`: give it with `GatewayBuilder::identity`");

@@ -169,3 +169,19 @@ async fn a_server_learns_that_its_own_certificate_was_refused() {
     let accepted = shake(&server, &client(&ca.identity(&[CART]), PAY)).await.0.unwrap_err();
     assert_eq!(refused(&accepted).to_string(), "the peer refuses our certificate: no trusted authority has signed it");
 }
+
+#[test]
+fn no_part_of_a_key_is_shown_that_is_not_pem() {
+    let good = ca().issue(&[PAY]);
+    let flat = String::from_utf8(good.key.clone()).unwrap().replace(['\n', '\r'], "");
+    let secret = flat.trim_start_matches(|c| c != 'M').get(..24).unwrap().to_owned();
+    let bytes = secret.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+    // As the key, and in the place of the chain.
+    let as_chain = Certificate { chain: flat.clone().into(), ..good.clone() };
+    for certificate in [Certificate { key: flat.clone().into(), ..good.clone() }, as_chain] {
+        let error = CertificateSet::new([&certificate]).unwrap_err();
+        for shown in [error.to_string(), format!("{error:?}")] {
+            assert!(!shown.contains(&secret) && !shown.contains(&bytes), "{shown}");
+        }
+    }
+}

@@ -62,10 +62,17 @@ fn a_client_never_takes_half_of_a_replacement() {
     let replaced = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            struct Over<'a>(&'a std::sync::atomic::AtomicBool);
+            impl Drop for Over<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+                }
+            }
+            // Also where it panics.
+            let _over = Over(&replaced);
             for (certificate, roots, _) in states.iter().cycle().take(2000) {
                 identity.replace_all(certificate, roots.as_bytes(), b"").unwrap();
             }
-            replaced.store(true, std::sync::atomic::Ordering::SeqCst);
         });
         while !replaced.load(std::sync::atomic::Ordering::SeqCst) {
             let (key, anchors) = identity.snapshot(identity.trust());
