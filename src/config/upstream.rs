@@ -64,7 +64,8 @@ pub struct Upstream {
     pub circuit_breaker: Option<CircuitBreaker>,
     /// When no request goes to one of its endpoints for a while: a circuit breaker for each, beside the one for all. Unlike
     /// an ejection it is bound by no share of endpoints, and the [panic threshold](Self::panic_threshold) does not set it
-    /// aside; where it is all that keeps a request from every endpoint, that is refused. Default none.
+    /// aside; where it is all that keeps a request from every endpoint, that is refused. Default none (as Linkerd's failure
+    /// accrual, which is per endpoint too).
     #[cfg_attr(feature = "yaml", serde(default))]
     pub endpoint_circuit_breaker: Option<CircuitBreaker>,
     /// When an endpoint that does worse than it should is left out. Default none (as in Envoy and Istio).

@@ -27,9 +27,9 @@ const ROUNDED: Duration = Duration::from_millis(10);
 
 /// In a request's extensions: how long a limit of ours lets the response's head be waited for.
 ///
-/// Where it ends while an endpoint is still being waited for, that was too slow. Where a client has gone away, its own
-/// deadline has passed, it has not sent its whole request, or that waits for a connection to be free, nothing is known of
-/// the endpoint.
+/// Where it ends while an endpoint is still being waited for, the endpoint was too slow. Nothing is known of it where the
+/// client has gone away, where the client's own deadline has passed, where the whole request was not there yet, and where
+/// that waited for a connection to be free.
 #[derive(Debug, Clone)]
 pub(crate) struct Patience {
     began: Instant,

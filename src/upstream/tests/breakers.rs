@@ -26,13 +26,15 @@ async fn an_open_breaker_keeps_requests_from_all_endpoints() {
     upstream.set_endpoints(&[alive.into()]);
     let circuit = upstream.circuit().unwrap();
     let probed = async {
-        while circuit.state() != State::Closed {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let _ = ask(&upstream, Method::POST, "body").await;
+        loop {
+            match ask(&upstream, Method::POST, "body").await {
+                Ok(answer) => break answer,
+                Err(error) => tokio::time::sleep(error.retry_after().unwrap()).await,
+            }
         }
     };
-    timeout(Duration::from_secs(20), probed).await.unwrap();
-    assert_eq!(ask(&upstream, Method::POST, "body").await.unwrap(), "body");
+    assert_eq!(timeout(Duration::from_secs(20), probed).await.unwrap(), "body");
+    assert_eq!(circuit.state(), State::Closed);
 }
 
 #[tokio::test]

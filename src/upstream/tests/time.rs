@@ -129,6 +129,21 @@ async fn a_request_that_is_made_again_tells_what_is_left_too() {
     assert!(told.iter().any(|left| *left <= 59_700), "{told:?}");
 }
 
+/// A request that is answered too late: for this limit of an attempt, or else for one of the whole.
+async fn be_late(upstream: &Upstream, limit: Option<AttemptTimeout>) {
+    let (mut request, _) = request(Method::GET, "");
+    let whole = match limit {
+        Some(limit) => {
+            request.extensions_mut().insert(limit);
+            Duration::from_secs(60)
+        }
+        None => Duration::from_millis(200),
+    };
+    let late = DeadlineLayer::server(whole).layer(upstream.clone()).oneshot(request).await;
+    let status = late.map_or_else(|error| error.status(), |response| response.status());
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+}
+
 #[tokio::test]
 async fn who_waits_for_a_connection_in_vain_has_not_waited_for_the_endpoint() {
     let (held, seen) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
@@ -154,15 +169,8 @@ async fn who_waits_for_a_connection_in_vain_has_not_waited_for_the_endpoint() {
     let upstream = Upstream::new(config).unwrap();
     let holding = tokio::spawn(upstream.clone().oneshot(request(Method::GET, "").0));
     timeout(Duration::from_secs(20), held.notified()).await.unwrap();
-    for limit in [None, Some(AttemptTimeout(Duration::from_millis(100)))] {
-        let (mut request, _) = request(Method::GET, "");
-        let time = if limit.is_some() { 60_000 } else { 100 };
-        if let Some(limit) = limit {
-            request.extensions_mut().insert(limit);
-        }
-        let layer = DeadlineLayer::server(Duration::from_millis(time));
-        let late = layer.layer(upstream.clone()).oneshot(request).await.map(|response| response.status());
-        assert_eq!(late.unwrap_or_else(|error| error.status()), StatusCode::GATEWAY_TIMEOUT);
+    for limit in [None, Some(AttemptTimeout(Duration::from_millis(200)))] {
+        be_late(&upstream, limit).await;
     }
     let endpoints = upstream.endpoints();
     let states = [upstream.circuit(), endpoints.iter().next().unwrap().0.circuit()];
@@ -188,14 +196,7 @@ async fn a_silent_http2_connection_gets_no_more_requests_when_a_limit_has_ended_
         let protocol = config::Protocol::Http2;
         let upstream = Upstream::new(config::Upstream { protocol, ..upstream([address]) }).unwrap();
         for connections in 1..=2 {
-            let (mut request, _) = request(Method::GET, "");
-            let time = if limit.is_some() { 60_000 } else { 200 };
-            if let Some(limit) = limit {
-                request.extensions_mut().insert(limit);
-            }
-            let layer = DeadlineLayer::server(Duration::from_millis(time));
-            let late = layer.layer(upstream.clone()).oneshot(request).await.map(|response| response.status());
-            assert_eq!(late.unwrap_or_else(|error| error.status()), StatusCode::GATEWAY_TIMEOUT);
+            be_late(&upstream, limit).await;
             assert_eq!(accepted.load(Ordering::SeqCst), connections);
         }
     }
