@@ -58,8 +58,8 @@ pub struct Machine {
     /// Which tickets count: raised with every change of state, so that what was begun before says nothing of after.
     generation: u64,
     consecutive: u32,
-    /// The last probe, where it ran out of time and no other has failed since.
-    overdue: Option<Ticket>,
+    /// The generation of the last probe, where it ran out of time and no other has failed since.
+    overdue: Option<u64>,
     /// How many times in a row it opened without having been closed.
     streak: u32,
     /// How many times in all.
@@ -68,7 +68,7 @@ pub struct Machine {
 }
 
 /// The right to one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
 /// A request is not let through.
@@ -125,7 +125,7 @@ impl Machine {
             if reached {
                 self.close();
             } else {
-                let probe = Ticket(self.generation);
+                let probe = self.generation;
                 self.open(overdue, rng);
                 self.overdue = Some(probe);
             }
@@ -163,7 +163,7 @@ impl Machine {
     /// What became of an admitted request, after `elapsed`.
     pub fn settle(&mut self, ticket: &Ticket, class: Class, elapsed: Duration, now: Instant, rng: &mut fastrand::Rng) {
         let slow = self.config.slow_call_rate > 0 && self.config.slow_call.is_some_and(|slow| elapsed >= slow);
-        if self.overdue.as_ref() == Some(ticket) && class == Class::Success && !slow {
+        if self.overdue == Some(ticket.0) && class == Class::Success && !slow {
             // Else whoever takes longer than a probe may would never be found back.
             return self.close();
         }
